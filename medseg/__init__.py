@@ -1,0 +1,1 @@
+"""Medical-image segmentation from one manifest and one config."""

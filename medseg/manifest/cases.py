@@ -1,0 +1,73 @@
+"""What a manifest says, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One scan with its label, as the manifest names them.
+
+    Attributes:
+        id: unique in the manifest, of ``[A-Za-z0-9._-]{1,100}``, no leading dot or dash.
+        patient: the person it belongs to; splits never part one patient. Equals ``id`` where not given.
+        images: one relative POSIX path for all channels, or one per channel (a DICOM series is its folder).
+        labels: relative paths of label maps, one per rater; empty where the case has none.
+        fold: cross-validation fold in which this case validates, None where no split was made.
+        extra: any further column (site, scanner, sex, ...), as text.
+    """
+
+    id: str
+    patient: str
+    images: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    fold: int | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One image channel: its ``name`` decides the normalisation (CT, MR, PET, RGB ...), ``unit`` "SUV" asks for SUV of PET."""
+
+    name: str
+    unit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A data set: what its files are and which cases it has.
+
+    Attributes:
+        name, licence: for people, logs and reports.
+        channels: in the order of a case's images (or of one file's channels).
+        labels: class name to the value or values it has in the label files. Background comes first and is class 0.
+            Class k of everything inside medseg is the k-th name; masks are written with the class's first value.
+        ignore: value of voxels that nobody labelled, or None.
+        training, testing: cases; only ``training`` takes part in fingerprints and folds.
+        path: the file it was read from.
+        sha256: of that file's bytes.
+    """
+
+    name: str
+    licence: str
+    channels: tuple[Channel, ...]
+    labels: Mapping[str, tuple[int, ...]]
+    training: tuple[Case, ...]
+    testing: tuple[Case, ...] = ()
+    ignore: int | None = None
+    path: Path = Path()
+    sha256: str = ""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Background first."""
+        return tuple(self.labels)
+
+    def fold_cases(self, fold: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+        """(training cases, validation cases) of ``fold``; a case without fold always trains."""
+        kept = tuple(case for case in self.training if case.fold != fold)
+        held_out = tuple(case for case in self.training if case.fold == fold)
+        return kept, held_out

@@ -1,0 +1,1 @@
+"""The four stages as scripts: prepare, train, infer, evaluate."""
