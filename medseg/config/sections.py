@@ -20,7 +20,9 @@ Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 class Section(BaseModel):
     """Base of everything people write: frozen, strict, no unknown keys, no NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataSection(Section):
@@ -209,7 +211,7 @@ class TrackingSection(Section):
     experiment: str | None = None
     """MLflow experiment; null takes the config's name."""
     images: bool = False
-    """Log slices of scans. Off unless the data may be shown to everyone who can open the tracker: a slice of a head is a face."""
+    """Log slices of scans. Off unless everyone who can open the tracker may see the data: a slice of a head is a face."""
     wait_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How long a command waits at its end for a slow tracker; what it missed is kept and sent later."""
 

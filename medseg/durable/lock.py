@@ -9,6 +9,7 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from medseg.errors import EnvironmentFault, LockedError
 
@@ -51,7 +52,7 @@ class FolderLock:
             "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
-    def __enter__(self) -> FolderLock:
+    def __enter__(self) -> Self:
         content = json.dumps(self._mine()).encode()
         # The content is there from the first moment: written elsewhere, then linked, which fails if the name is taken.
         private = self.path.with_name(f".tmp-{socket.gethostname().replace('-', '')[:20]}-{os.getpid()}-lock")
@@ -61,9 +62,10 @@ class FolderLock:
             for _ in range(5):
                 try:
                     os.link(private, self.path)
-                    return self
                 except FileExistsError:
                     self._take_over_if_stale()
+                else:
+                    return self
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise EnvironmentFault(
@@ -94,7 +96,7 @@ class FolderLock:
         aside = self.path.with_name(f".tmp-stale-{os.getpid()}-lock")
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == before.st_ino:
-                os.rename(self.path, aside)
+                self.path.rename(aside)
                 aside.unlink()
 
     def __exit__(

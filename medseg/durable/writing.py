@@ -67,7 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise _fault(path, error) from error
@@ -119,7 +119,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path.name}: no such file; check the path") from error
     except OSError as error:
-        raise InputError(f"{path.name}: can't be read ({error.strerror}); check the path and its permissions") from error
+        raise InputError(
+            f"{path.name}: can't be read ({error.strerror}); check the path and its permissions"
+        ) from error
     except RecursionError as error:
         raise InputError(f"{path.name}: is nested too deep to be read; correct the file") from error
     except (ValueError, UnicodeDecodeError) as error:

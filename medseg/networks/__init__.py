@@ -1,0 +1,1 @@
+"""Networks: kind to network, and which arithmetic a device has."""

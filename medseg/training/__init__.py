@@ -1,0 +1,1 @@
+"""Training: samples, augmentation, losses, schedule, the loop and its resumable state."""

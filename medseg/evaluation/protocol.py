@@ -1,0 +1,73 @@
+"""How cases are scored: the settings that travel together from the config to every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medseg.errors import UsageError
+from medseg.evaluation.policy import POLICIES, EmptyPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What, besides the files, decides the scores. Made by :func:`make_protocol`.
+
+    Attributes:
+        labels: class name to file values, background first; a class's values are one region.
+        ignore: value of reference voxels that are taken out of both masks, or None.
+        tolerance_mm: NSD's tolerance of every class but the background.
+        policy: what undefined values count for in a mean.
+    """
+
+    labels: Mapping[str, tuple[int, ...]]
+    ignore: int | None
+    tolerance_mm: Mapping[str, float]
+    policy: EmptyPolicy
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that are scored: all but the background."""
+        return tuple(self.labels)[1:]
+
+
+def make_protocol(
+    *,
+    labels: Mapping[str, tuple[int, ...]],
+    ignore: int | None = None,
+    tolerance_mm: float | Mapping[str, float] = 1.0,
+    empty: str = "standard",
+) -> Protocol:
+    """Checks the settings and fills in a tolerance for every class.
+
+    Args:
+        labels: class name to file values, background first.
+        ignore: reference value that counts for nothing.
+        tolerance_mm: one for all classes, or one for each.
+        empty: name of a policy for empty masks.
+
+    Raises:
+        UsageError: no class, an unknown policy, or tolerances that do not fit the classes.
+    """
+    class_names = tuple(labels)[1:]
+    if not class_names:
+        raise UsageError("labels: hold no class besides the background, expected at least one")
+    if empty not in POLICIES:
+        raise UsageError(f"policy for empty masks: is {empty!r}, expected one of {', '.join(POLICIES)}")
+    return Protocol(
+        labels=dict(labels),
+        ignore=ignore,
+        tolerance_mm=_tolerances(class_names, tolerance_mm),
+        policy=POLICIES[empty],
+    )
+
+
+def _tolerances(class_names: Sequence[str], tolerance_mm: float | Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(tolerance_mm, Mapping):
+        return dict.fromkeys(class_names, float(tolerance_mm))
+    if set(tolerance_mm) != set(class_names):
+        raise UsageError(
+            f"tolerance_mm: is given for {', '.join(tolerance_mm)}, expected exactly {', '.join(class_names)}; "
+            "give one number for all classes or one for each"
+        )
+    return {name: float(tolerance_mm[name]) for name in class_names}

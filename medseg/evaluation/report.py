@@ -1,0 +1,194 @@
+"""The files and the table of scores. Equal scores give equal bytes: sorted, floats as repr, no times and no paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.durable import sha256_bytes, sha256_json, write_json, write_text
+from medseg.evaluation.aggregate import ClassSummary, mean_of_classes
+from medseg.evaluation.case import ClassScores
+from medseg.evaluation.identity import code_sha256, definitions, versions
+from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.registry import metric_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMAT = 1
+_COUNTS = ("true_positive", "false_positive", "false_negative")
+_SHOWN = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 mm"), ("assd_mm", "ASSD mm"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Everything that was found out about a set of cases.
+
+    Attributes:
+        name: of the set, e.g. "fold_0".
+        rows: case id to one row per class, scored cases only.
+        classes: summary per class.
+        missing: cases with a reference and no prediction.
+        extra: predictions without a reference.
+        failed: case id to why it could not be scored.
+        inputs: case id to (prediction's, reference's sha256).
+        protocol: what they were scored with.
+        notes: sentences a reader should know.
+    """
+
+    name: str
+    rows: Mapping[str, Sequence[ClassScores]]
+    classes: Sequence[ClassSummary]
+    missing: Sequence[str]
+    extra: Sequence[str]
+    failed: Mapping[str, str]
+    inputs: Mapping[str, tuple[str, str]]
+    protocol: Protocol
+    notes: Sequence[str] = ()
+
+    @property
+    def expected(self) -> int:
+        """Cases with a reference."""
+        return len(self.rows) + len(self.missing) + len(self.failed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expected case was scored and nothing was left over."""
+        return not (self.missing or self.extra or self.failed)
+
+
+def write_scores(scores: Scores, folder: Path) -> None:
+    """Writes ``cases.csv``, then ``metrics.json`` (which holds its hash), each atomically."""
+    table = cases_csv(scores)
+    write_text(folder / "cases.csv", table)
+    write_json(folder / "metrics.json", metrics_json(scores, sha256_bytes(table.encode())))
+
+
+def cases_csv(scores: Scores) -> str:
+    """One line per case and class: situation, voxel counts, every metric; an undefined value is an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("case", "class", "situation", *_COUNTS, "image_diagonal_mm", *metric_names()))
+    for row in case_table(scores):
+        writer.writerow(["" if value is None else value for value in row.values()])
+    return stream.getvalue()
+
+
+def case_table(scores: Scores) -> list[dict[str, str | int | float | None]]:
+    """The rows of ``cases.csv`` as dictionaries, sorted by case, classes in the order of the labels."""
+    return [
+        {
+            "case": case_id,
+            "class": row.class_name,
+            "situation": row.situation,
+            **{name: getattr(row, name) for name in _COUNTS},
+            "image_diagonal_mm": row.diagonal_mm,
+            **{name: row.values[name] for name in metric_names()},
+        }
+        for case_id in sorted(scores.rows)
+        for row in scores.rows[case_id]
+    ]
+
+
+def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
+    """The content of ``metrics.json``; docs/metrics.md describes it."""
+    return {
+        "format": FORMAT,
+        "name": scores.name,
+        "cases": {
+            "expected": scores.expected,
+            "scored": len(scores.rows),
+            "missing": sorted(scores.missing),
+            "extra": sorted(scores.extra),
+            "failed": dict(sorted(scores.failed.items())),
+        },
+        "labels": {name: list(values) for name, values in scores.protocol.labels.items()},
+        "ignore": scores.protocol.ignore,
+        "tolerance_mm": dict(scores.protocol.tolerance_mm),
+        "classes": {
+            summary.class_name: {
+                "counts": dict(summary.counts),
+                "metrics": {name: found.plain() for name, found in summary.metrics.items()},
+            }
+            for summary in scores.classes
+        },
+        "mean_of_classes": mean_of_classes(scores.classes),
+        "notes": list(scores.notes),
+        "definitions": definitions(scores.protocol.policy),
+        "identity": {
+            "predictions_sha256": sha256_json({case: pair[0] for case, pair in scores.inputs.items()}),
+            "references_sha256": sha256_json({case: pair[1] for case, pair in scores.inputs.items()}),
+            "cases_csv_sha256": cases_csv_sha256,
+            "code_sha256": code_sha256(),
+            "versions": versions(),
+        },
+    }
+
+
+def flat_metrics(scores: Scores) -> dict[str, float]:
+    """Means for a tracker: ``<class>/<metric>``, ``mean/<metric>`` and how many cases were scored; without the undefined."""
+    found: dict[str, float] = {"cases/scored": len(scores.rows), "cases/expected": scores.expected}
+    for summary in scores.classes:
+        for name, metric in summary.metrics.items():
+            if metric.mean is not None:
+                found[f"{summary.class_name}/{name}"] = metric.mean
+    for name, mean in mean_of_classes(scores.classes).items():
+        if isinstance(mean["mean"], float):
+            found[f"mean/{name}"] = mean["mean"]
+    return found
+
+
+def terminal_table(scores: Scores) -> Table:
+    """The means per class for a terminal: mean ± SD over the cases that count, and how often a mask was empty."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=_title(scores), title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+    table.add_column("class")
+    for _, title in _SHOWN:
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("cases", "missed", "spurious", "both empty"):
+        table.add_column(title, justify="right")
+    for summary in scores.classes:
+        cells = [_cell(summary, name) for name, _ in _SHOWN]
+        counts = (str(summary.counts[key]) for key in ("cases", "missed", "spurious", "both_empty"))
+        table.add_row(summary.class_name, *cells, *counts)
+    if len(scores.classes) > 1:
+        means = mean_of_classes(scores.classes)
+        table.add_section()
+        table.add_row("mean", *(_number(means[name]["mean"]) for name, _ in _SHOWN))
+    table.caption = _caption(scores)
+    return table
+
+
+def _title(scores: Scores) -> str:
+    return f"{scores.name}: {len(scores.rows)} of {scores.expected} cases scored"
+
+
+def _cell(summary: ClassSummary, name: str) -> str:
+    found = summary.metrics[name]
+    spread = f" ± {_number(found.sd)}" if found.sd is not None else ""
+    return f"{_number(found.mean)}{spread}{'*' if found.n_imputed else ''}"
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, float):
+        return "-"
+    return f"{value:.4f}" if abs(value) < 2 else f"{value:.2f}"
+
+
+def _caption(scores: Scores) -> str:
+    tolerances = scores.protocol.tolerance_mm
+    shown = (
+        f"{next(iter(tolerances.values())):g} mm"
+        if len(set(tolerances.values())) == 1
+        else ", ".join(f"{value:g} mm ({name})" for name, value in tolerances.items())
+    )
+    text = f"Mean ± SD over cases; NSD within {shown}; empty masks: {scores.protocol.policy.name}."
+    if any(summary.metrics[name].n_imputed for summary in scores.classes for name, _ in _SHOWN):
+        text += " * counts the worst value where a mask was missed or spurious; metrics.json has the mean without."
+    return text

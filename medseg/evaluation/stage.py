@@ -1,0 +1,196 @@
+"""Scoring many cases: what is done already is kept, what can't be scored is named, the rest is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
+from medseg.errors import InputError, ScanError
+from medseg.evaluation.aggregate import summarise
+from medseg.evaluation.case import CaseTask, ClassScores, FileState, file_stamp, score_case
+from medseg.evaluation.identity import settings_sha256
+from medseg.evaluation.matching import CasePaths
+from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.registry import metric_names
+from medseg.evaluation.report import Scores, write_scores
+from medseg.runner.pool import Outcome, run_cases
+from medseg.runner.progress import CaseProgress
+from medseg.runner.resources import available_cores, default_processes
+
+logger = logging.getLogger(__name__)
+
+# Two label maps of 512 x 512 x 600 as read and as classes, and the crops of the largest class.
+_MEMORY_PER_CASE_BYTES = 1536 * 1024**2
+# Below this many cases, starting workers costs more than they save.
+_FEW_CASES = 4
+_CASE_FORMAT = 1
+
+Files = tuple[FileState, FileState]
+Rows = tuple[ClassScores, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReport:
+    """What a run of the stage did.
+
+    Attributes:
+        scores: of all cases, from this run or an earlier one.
+        scored: cases whose label maps were read now.
+        kept: cases whose rows were still good; their files were hashed, not decoded.
+    """
+
+    scores: Scores
+    scored: int
+    kept: int
+
+    @property
+    def exit_code(self) -> int:
+        """The verb's exit code: 0; 4 where a case is missing, left over or failed; 3 where none could be scored."""
+        if not self.scores.rows:
+            return 3
+        return 0 if self.scores.complete else 4
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """One line per case that is missing, left over or failed."""
+        return (
+            *(f"{case}: has no prediction, expected one for every reference" for case in sorted(self.scores.missing)),
+            *(f"{case}: has a prediction but no reference, expected both" for case in sorted(self.scores.extra)),
+            *(reason for _, reason in sorted(self.scores.failed.items())),
+        )
+
+
+def run_evaluate(
+    cases: Sequence[CasePaths],
+    *,
+    name: str,
+    protocol: Protocol,
+    output: Path,
+    processes: int | None = None,
+    notes: Sequence[str] = (),
+) -> EvaluateReport:
+    """Scores every case and writes ``cases.csv``, ``metrics.json`` and ``cases/<case>.json`` into ``output``.
+
+    A case's rows are stored with a key over both files' content, the settings and the code; where it agrees they are kept
+    and no label map is read. The files are equal byte for byte, however often the run was stopped and resumed.
+
+    Args:
+        cases: pairs of paths; a missing side is reported, never dropped.
+        name: of the set, for tables.
+        protocol: how to score.
+        output: folder of this set's scores.
+        processes: at once; None chooses by cores and memory.
+        notes: sentences that go into ``metrics.json``.
+
+    Raises:
+        LockedError: another process writes ``output``.
+        EnvironmentFault: ``output`` can't be written.
+    """
+    with FolderLock(output):
+        store = _RowStore(output / "cases", settings_sha256(protocol))
+        remove_stale_temporaries(output)
+        files, failed = _hash_all(cases)
+        rows = {case_id: kept for case_id in files if (kept := store.read(case_id, files[case_id])) is not None}
+        kept_count = len(rows)
+        waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
+        for outcome in _score_all(waiting, protocol, processes, done=kept_count):
+            if outcome.value is None:
+                failed[outcome.case_id] = " ".join(str(outcome.error).split())
+            else:
+                store.write(outcome.case_id, files[outcome.case_id], outcome.value)
+                rows[outcome.case_id] = outcome.value
+        scores = Scores(
+            name=name,
+            rows=rows,
+            classes=summarise(rows, protocol.class_names, protocol.policy),
+            missing=tuple(case.case_id for case in cases if case.prediction is None),
+            extra=tuple(case.case_id for case in cases if case.reference is None),
+            failed=failed,
+            inputs={case_id: (files[case_id][0].sha256, files[case_id][1].sha256) for case_id in rows},
+            protocol=protocol,
+            notes=tuple(notes),
+        )
+        write_scores(scores, output)
+    return EvaluateReport(scores=scores, scored=len(rows) - kept_count, kept=kept_count)
+
+
+def _hash_all(cases: Sequence[CasePaths]) -> tuple[dict[str, Files], dict[str, str]]:
+    """Both files of every complete pair hashed, and why the others can't be."""
+    pairs = [
+        (c.case_id, c.prediction, c.reference) for c in cases if c.prediction is not None and c.reference is not None
+    ]
+    files: dict[str, Files] = {}
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(available_cores()) as threads:  # hashing lets go of the interpreter's lock
+        jobs = [(case_id, [threads.submit(_hashed, path, case_id) for path in pair]) for case_id, *pair in pairs]
+        for case_id, (prediction, reference) in jobs:
+            try:
+                files[case_id] = prediction.result(), reference.result()
+            except ScanError as error:
+                failed[case_id] = str(error)
+    return files, failed
+
+
+def _hashed(path: Path, case_id: str) -> FileState:
+    if not path.is_file():
+        raise ScanError(f"{case_id}: {path.name} is no file, expected a label map; check the path")
+    try:
+        stamp = file_stamp(path)
+        return FileState(path=path, sha256=sha256_file(path), stamp=stamp)
+    except OSError as error:
+        raise ScanError(f"{case_id}: {path.name} can't be read ({error.strerror}); check its permissions") from error
+
+
+def _score_all(
+    files: Mapping[str, Files], protocol: Protocol, processes: int | None, *, done: int
+) -> Iterator[Outcome[Rows]]:
+    tasks = [
+        (case_id, CaseTask(case_id=case_id, prediction=prediction, reference=reference, protocol=protocol))
+        for case_id, (prediction, reference) in sorted(files.items())
+    ]
+    if processes is None:
+        processes = 1 if len(tasks) < _FEW_CASES else default_processes(_MEMORY_PER_CASE_BYTES)
+    with CaseProgress("evaluate", done + len(tasks), done=done) as progress:
+        for outcome in run_cases(score_case, tasks, processes=processes):
+            progress.advance()
+            yield outcome
+
+
+class _RowStore:
+    """One small JSON file per case, which says by its key what it was made of."""
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        self._folder, self._settings = folder, settings
+        remove_stale_temporaries(folder)
+
+    def _path(self, case_id: str) -> Path:
+        return self._folder / f"{case_id}.json"
+
+    def _key(self, files: Files) -> str:
+        return sha256_json([_CASE_FORMAT, self._settings, files[0].sha256, files[1].sha256])
+
+    def write(self, case_id: str, files: Files, rows: Rows) -> None:
+        plain = [asdict(row) for row in rows]
+        content = {"format": _CASE_FORMAT, "key": self._key(files), "rows": plain, "rows_sha256": sha256_json(plain)}
+        write_json(self._path(case_id), content)
+
+    def read(self, case_id: str, files: Files) -> Rows | None:
+        """The case's rows, or None where there are none, or they are of something else or damaged."""
+        try:
+            content = read_json(self._path(case_id))
+            if content["key"] != self._key(files) or content["rows_sha256"] != sha256_json(content["rows"]):
+                return None
+            return tuple(_row(plain) for plain in content["rows"])
+        except (InputError, KeyError, TypeError, ValueError):
+            return None
+
+
+def _row(plain: dict[str, object]) -> ClassScores:
+    row = ClassScores(**plain)  # type: ignore[arg-type]  # a wrong field is a TypeError, and the case is scored again
+    if tuple(row.values) != metric_names():
+        raise ValueError("other metrics")
+    return row

@@ -1,0 +1,110 @@
+"""Every file kind that is read or written, in one table: adding a format adds its module and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import UnsupportedScanError
+from medseg.imaging.opening import describe_content, display_name, open_regular
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file kind. Functions are named, not imported, so that a library comes in only with the first file that needs it.
+
+    Attributes:
+        name: as in ``Header.format`` (the picture formats share one entry).
+        suffixes: lower case, with the dot; the longest fitting one decides.
+        module: of ``medseg.imaging``.
+        read_header: its function ``(path, *, limits) -> Header``.
+        read: ``(path, *, channels, limits) -> Volume``; DICOM's takes ``unit`` in place of ``channels``.
+        read_labels: ``(path, *, limits) -> LabelMap``, or None where the format holds no label maps.
+        write: ``(array, affine, path, *, like) -> None`` for an array (X, Y, Z) or (X, Y, Z, C) of the type to store, or
+            None where the format is not written.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    module: str
+    read_header: str
+    read: str
+    read_labels: str | None = None
+    write: str | None = None
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """The function ``name`` of this format's module, imported now."""
+        found: Callable[..., Any] = getattr(importlib.import_module(f"medseg.imaging.{self.module}"), name)
+        return found
+
+
+_PICTURE = ("pictures", "read_picture_header", "read_picture", "read_picture_labels")
+_ITK = ("itk_formats", "read_itk_header", "read_itk", "read_itk_labels")
+
+FORMATS = (
+    Format(
+        "nifti", (".nii", ".nii.gz"), "nifti", "read_nifti_header", "read_nifti", "read_nifti_labels", "write_nifti"
+    ),
+    Format("nrrd", (".nrrd", ".nhdr"), *_ITK, "write_itk"),
+    Format("metaimage", (".mha", ".mhd"), *_ITK, "write_itk"),
+    Format("picture", (".png", ".tif", ".tiff"), *_PICTURE, "write_picture"),
+    Format("jpeg", (".jpg", ".jpeg"), *_PICTURE),
+    Format("dicom", (".dcm", ".dicom", ".ima"), "dicom", "read_dicom_header", "read_dicom_volume"),
+)
+DICOM = FORMATS[-1]
+
+
+def suffix_of(path: Path) -> str | None:
+    """The known suffix that ``path`` ends with, lower case (``.nii.gz`` rather than ``.gz``), or None."""
+    name = path.name.lower()
+    fitting = [suffix for entry in FORMATS for suffix in entry.suffixes if name.endswith(suffix)]
+    return max(fitting, key=len, default=None)
+
+
+def format_of(path: Path) -> Format:
+    """The format of an existing file or folder: a folder is a DICOM series, of a file the suffix decides.
+
+    A file without a known suffix is read where it begins like DICOM, whose files often have none.
+
+    Raises:
+        ScanError: there is no such file, or it can't be opened.
+        UnsupportedScanError: its suffix is none of ``FORMATS``.
+    """
+    suffix = suffix_of(path)
+    if suffix is not None:
+        return next(entry for entry in FORMATS if suffix in entry.suffixes)
+    if path.is_dir():
+        return DICOM
+    with open_regular(path) as file:
+        content = describe_content(file.read(512))
+    if content == "DICOM":
+        return DICOM
+    known = ", ".join(suffix for entry in FORMATS for suffix in entry.suffixes)
+    raise UnsupportedScanError(
+        f"{display_name(path)}: suffix is {path.suffix or 'missing'} (content is {content}), expected one of {known}, "
+        "or a folder with a DICOM series; convert it"
+    )
+
+
+def writing_format(path: Path) -> Format:
+    """The format that a new file's suffix asks for.
+
+    Raises:
+        UnsupportedScanError: no format of that suffix is written.
+    """
+    suffix = suffix_of(path)
+    for entry in FORMATS:
+        if suffix in entry.suffixes and entry.write is not None and suffix not in (".nhdr", ".mhd"):
+            return entry
+    raise UnsupportedScanError(
+        f"{display_name(path)}: label maps are not written as {path.suffix or 'a file without suffix'}, "
+        "expected .nii.gz, .nii, .nrrd, .mha, .png or .tif; choose one of these"
+    )
+
+
+def is_scan(path: Path) -> bool:
+    """True where ``path`` is a folder or has a known suffix; the content is not looked at."""
+    return suffix_of(path) is not None or path.is_dir()

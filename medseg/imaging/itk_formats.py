@@ -1,0 +1,159 @@
+"""NRRD and MetaImage through SimpleITK, which is imported only when such a file comes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import ScanError, UnsupportedScanError
+from medseg.imaging.geometry import spacing_xyz_mm
+from medseg.imaging.itk_headers import Claim, check_payload, meta_claim, nrrd_claim
+from medseg.imaging.limits import Limits
+from medseg.imaging.nifti import check_channels
+from medseg.imaging.nifti_header import check_affine
+from medseg.imaging.opening import display_name
+from medseg.imaging.values import judged, rounded
+from medseg.imaging.volume import Affine, Header, LabelMap, Volume
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_itk_header(path: Path, *, limits: Limits) -> Header:
+    """The checked header; uncompressed data's length is checked too."""
+    claim, io = _claim(path)
+    limits.check_voxels(display_name(path), claim.sizes)
+    if claim.compressed is None:
+        check_payload(claim, display_name(path), limits)
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(io)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _not_decoded(path) from error
+    return _header(reader, claim, io, path, limits)
+
+
+def read_itk(path: Path, *, channels: int | None, limits: Limits) -> Volume:
+    """Voxels as float32; several values a voxel, or a fourth axis, are channels. See ``read_volume``."""
+    array, header = _read(path, limits)
+    check_channels(header, channels, display_name(path))
+    with np.errstate(over="ignore"):
+        floats = array.astype(np.float32)
+    told = judged(floats, display_name(path), whole_numbers=array.dtype.kind in "iu")
+    header = replace(header, warnings=(*header.warnings, *told))
+    return Volume(floats, header.affine, header)
+
+
+def read_itk_labels(path: Path, *, limits: Limits) -> LabelMap:
+    """Whole-number voxels in the file's own type. See ``read_label_map``."""
+    array, header = _read(path, limits)
+    check_channels(header, 1, display_name(path))
+    labels = array[0] if array.dtype.kind in "iu" else rounded(array[0], display_name(path))
+    return LabelMap(labels, header.affine, header)
+
+
+def write_itk(array: npt.NDArray[Any], affine: Affine, path: Path, *, like: Header | None) -> None:
+    """Writes ``array`` (X, Y, Z) or (X, Y, Z, C), compressed; of rank 2 where ``like`` is such a file."""
+    import SimpleITK
+
+    planar = like is not None and like.planar and like.format in ("nrrd", "metaimage") and array.ndim == 3
+    rank = 2 if planar else 3
+    stored = array[:, :, 0].T if planar else array.transpose(2, 1, 0, *range(3, array.ndim))
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(stored), isVector=array.ndim == 4)
+    lps = _LPS_TO_RAS @ affine
+    spacing = spacing_xyz_mm(affine)
+    image.SetSpacing([float(size) for size in spacing[:rank]])
+    image.SetOrigin([float(place) for place in lps[:rank, 3]])
+    image.SetDirection([float(cosine) for cosine in (lps[:3, :3] / spacing)[:rank, :rank].ravel()])
+    SimpleITK.WriteImage(image, str(path), useCompression=True, imageIO=_claim_kind(path)[1])
+
+
+def _claim_kind(path: Path) -> tuple[Any, str]:
+    if path.suffix.lower() in (".nrrd", ".nhdr"):
+        return nrrd_claim, "NrrdImageIO"
+    return meta_claim, "MetaImageIO"
+
+
+def _claim(path: Path) -> tuple[Claim, str]:
+    parse, io = _claim_kind(path)
+    claim: Claim = parse(path)
+    return claim, io
+
+
+def _read(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], Header]:
+    """((C, X, Y, Z) in the file's type, x fastest in memory; header)."""
+    claim, io = _claim(path)
+    check_payload(claim, display_name(path), limits)
+    import SimpleITK
+
+    try:
+        image = SimpleITK.ReadImage(str(path), imageIO=io)
+    except RuntimeError as error:
+        raise _not_decoded(path) from error
+    header = _header(image, claim, io, path, limits)
+    array = np.asarray(SimpleITK.GetArrayFromImage(image))
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    elif array.ndim < 4:
+        array = array[None]
+    if header.planar:
+        array = array[:, None]
+    return array.transpose(0, 3, 2, 1), header
+
+
+def _not_decoded(path: Path) -> ScanError:
+    return ScanError(f"{display_name(path)}: can't be decoded; write it again, or convert it to .nii.gz")
+
+
+def _header(image: Any, claim: Claim, io: str, path: Path, limits: Limits) -> Header:
+    """From an image or an image reader, which answer the same questions."""
+    name = display_name(path)
+    rank, components = int(image.GetDimension()), int(image.GetNumberOfComponents())
+    size = [int(count) for count in image.GetSize()]
+    if rank not in (2, 3, 4) or (rank == 4 and components > 1):
+        raise UnsupportedScanError(
+            f"{name}: is {rank}-D with {components} values a voxel, expected 2-D to 4-D; convert it"
+        )
+    if sorted(size) != sorted(claim.sizes if components == 1 else _without(claim.sizes, components)):
+        raise ScanError(f"{name}: sizes are read as {size}, expected those of its header; convert it to .nii.gz")
+    affine = np.eye(4)
+    kept = min(rank, 3)
+    spacing = np.array(image.GetSpacing())[:kept]
+    affine[:kept, :kept] = np.array(image.GetDirection()).reshape(rank, rank)[:kept, :kept] * spacing
+    affine[:kept, 3] = image.GetOrigin()[:kept]
+    affine = _LPS_TO_RAS @ affine
+    warnings = list(claim.warnings)
+    check_affine(affine, name, limits, warnings)
+    shape = (*size, 1)[:3]
+    return Header(
+        shape=(shape[0], shape[1], shape[2]),
+        affine=affine,
+        channels=size[3] if rank == 4 else components,
+        format="nrrd" if io == "NrrdImageIO" else "metaimage",
+        dtype=_dtype_name(image),
+        planar=rank == 2,
+        warnings=tuple(warnings),
+    )
+
+
+def _without(sizes: tuple[int, ...], components: int) -> list[int]:
+    left = list(sizes)
+    if components in left:
+        left.remove(components)
+    return left
+
+
+def _dtype_name(image: Any) -> str:
+    import SimpleITK
+
+    words = SimpleITK.GetPixelIDValueAsString(image.GetPixelIDValue())
+    bits = next((size for size in ("8", "16", "32", "64") if f"{size}-bit" in words), "32")
+    kind = "uint" if "unsigned" in words else "float" if "float" in words else "int"
+    return f"{kind}{bits}"

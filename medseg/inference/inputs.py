@@ -1,0 +1,64 @@
+"""The input files of one case: what they hold, and whether they stayed as they were while they were read."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.durable import sha256_file, sha256_json
+from medseg.errors import ScanError
+
+_Stamp = tuple[str, int, int, int]
+
+
+class InputFiles:
+    """One file or DICOM folder per entry of ``images``, as they are now.
+
+    Raises:
+        ScanError: one is missing, can't be read or is no regular file (opening a pipe would wait for ever).
+    """
+
+    def __init__(self, images: Sequence[Path]) -> None:
+        self._images = tuple(images)
+        self._stamps = self._look()
+
+    def sha256s(self) -> dict[str, str]:
+        """Checksum per image, by its place among the channels: a file's bytes, or those of all files of a folder.
+
+        A folder's checksum depends on its files' bytes, not on their names: slices are sorted by their headers.
+        """
+        try:
+            return {f"image_{number:04d}": _sha256(path) for number, path in enumerate(self._images)}
+        except OSError as error:
+            raise ScanError(f"{self._images[0].name}: can't be read ({error.strerror}); check the file") from error
+
+    def check_unchanged(self) -> None:
+        """Raises ScanError if a file was changed, replaced, added or removed since this object was made."""
+        if self._look() != self._stamps:
+            raise ScanError(f"{self._images[0].name}: was changed while it was read; run again when it is complete")
+
+    def _look(self) -> tuple[_Stamp, ...]:
+        return tuple(_stamp(path) for image in self._images for path in _files(image))
+
+
+def _files(image: Path) -> list[Path]:
+    if not image.is_dir():
+        return [image]
+    return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ScanError(f"{path.name}: can't be read ({error.strerror}); check the path and its permissions") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ScanError(f"{path.name}: is no regular file, expected one; copy it to a disk first")
+    return path.name, status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _sha256(image: Path) -> str:
+    if image.is_dir():
+        return sha256_json(sorted(sha256_file(path) for path in _files(image)))
+    return sha256_file(image)

@@ -1,0 +1,272 @@
+"""One case: from its scan to the arrays a network sees, and from the network's scores back to the scan.
+
+The order is nnU-Net's: turn the axes, crop to nonzero, normalise, resample. Images and labels go through different
+functions, and every step of the geometry is in the `Grid`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import GeometryError, ScanError
+from medseg.imaging.geometry import (
+    AxisChange,
+    apply_axes,
+    changed_affine,
+    cropped_affine,
+    grid_difference,
+    ras_change,
+    resample_to_grid,
+    resized_affine,
+    spacing_xyz_mm,
+    undo_axes,
+)
+from medseg.imaging.resampling import (
+    resample_image,
+    resample_labels,
+    resampled_shape,
+    scores_to_classes,
+    separate_axis,
+)
+from medseg.imaging.volume import Affine, Volume
+from medseg.manifest.cases import Channel
+from medseg.preparation.grid import Grid, Shape, rows_of
+from medseg.preparation.normalisation import needs_mask, normalise
+from medseg.preparation.plan import ChannelPlan, Plan
+
+FloatArray = npt.NDArray[np.float32]
+ClassArray = npt.NDArray[np.uint8]
+Box = tuple[Shape, Shape]
+_MOST_VALUES = 2**31
+_RGB = ("red", "green", "blue")
+
+
+def expand_channels(channels: Sequence[Channel]) -> tuple[Channel, ...]:
+    """The manifest's channels as the network sees them: one that is named RGB is three, red, green and blue."""
+    expanded: list[Channel] = []
+    for channel in channels:
+        rgb = channel.name.casefold() == "rgb"
+        expanded += [Channel(name=name, unit=channel.unit) for name in _RGB] if rgb else [channel]
+    return tuple(expanded)
+
+
+def channels_per_file(files: Sequence[Path], channels: Sequence[ChannelPlan | Channel]) -> tuple[int, ...]:
+    """How many of ``channels`` (expanded) each file holds.
+
+    Args:
+        files: of one case, in the order of the channels.
+        channels: one file may hold all of them, or each file one; red, green and blue are one file's then.
+
+    Raises:
+        ScanError: neither fits.
+    """
+    if len(files) == 1:
+        return (len(channels),)
+    counts, names = [], [channel.name for channel in channels]
+    while names:
+        counts.append(3 if tuple(names[:3]) == _RGB and len(files) < len(channels) else 1)
+        del names[: counts[-1]]
+    if len(counts) != len(files):
+        raise ScanError(f"{files[0].name}: comes with {len(files)} files, expected 1 or {len(counts)}, one per channel")
+    return tuple(counts)
+
+
+def load_case(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel]) -> Volume:
+    """Reads the files of one case and joins their channels.
+
+    Args:
+        images: one file with all channels, or one file (or DICOM folder) per channel.
+        channels: the plan's, or the manifest's expanded.
+
+    Returns:
+        A Volume (C, X, Y, Z) on the grid of the first file.
+
+    Raises:
+        ScanError: a file can't be used, or the number of files does not fit the channels.
+        GeometryError: a later channel does not overlap the first.
+    """
+    from medseg.imaging import read_volume
+
+    volumes, names, rest = [], [], list(channels)
+    for path, count in zip(images, channels_per_file(images, channels), strict=True):
+        volumes.append(read_volume(path, channels=count, unit=rest[0].unit))
+        names.append(rest[0].name)
+        del rest[:count]
+    return align_channels(volumes, names)
+
+
+def align_channels(volumes: Sequence[Volume], names: Sequence[str]) -> Volume:
+    """Joins volumes along the channel axis; one on another grid is resampled (trilinear, 0 outside) to the first's.
+
+    Raises:
+        GeometryError: a volume lies wholly outside the first one.
+    """
+    first = volumes[0]
+    arrays = [first.array]
+    for volume, name in zip(volumes[1:], names[1:], strict=True):
+        if grid_difference(first.shape, first.affine, volume.shape, volume.affine) is None:
+            arrays.append(volume.array)
+            continue
+        moved = resample_to_grid(volume, first.shape, first.affine)
+        if volume.array.any() and not moved.array.any():
+            raise GeometryError(
+                f"channel {name}: does not overlap channel {names[0]} in space; check the files' geometry"
+            )
+        arrays.append(moved.array)
+    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return Volume(array, first.affine, first.header)
+
+
+def axis_change(affine: Affine, *, orientation: Literal["RAS", "native"], dimensions: int) -> AxisChange:
+    """How a scan's axes are turned: not at all for pictures and for ``native``."""
+    return ras_change(affine) if orientation == "RAS" and dimensions == 3 else AxisChange()
+
+
+def nonzero_box(array: FloatArray) -> Box:
+    """The smallest box with every voxel in which any channel is not 0, as (start, stop); all of it if there is none."""
+    nonzero = array[0] != 0
+    for channel in array[1:]:
+        nonzero |= channel != 0
+    start, stop = [0, 0, 0], list(array.shape[1:])
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        where = np.flatnonzero(nonzero.any(axis=others))
+        if where.size:
+            start[axis], stop[axis] = int(where[0]), int(where[-1]) + 1
+    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+
+
+def prepared_grid(shape: Shape, affine: Affine, change: AxisChange, box: Box, plan: Plan) -> Grid:
+    """Every step of one scan's geometry.
+
+    Args:
+        shape, affine: of the scan as its file has it.
+        change: how its axes are turned.
+        box: (start, stop) of the crop on the turned axes.
+        plan: for the target spacing.
+
+    Raises:
+        ScanError: the prepared array would have more than 2^31 values.
+    """
+    start, stop = box
+    turned_affine = changed_affine(affine, shape, change)
+    spacing = _three(spacing_xyz_mm(turned_affine))
+    cropped: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
+    target = plan.spacing_xyz_mm if plan.dimensions == 3 else (*plan.spacing_xyz_mm[:2], spacing[2])
+    prepared = resampled_shape(cropped, spacing, target)
+    if math.prod(prepared) * len(plan.channels) > _MOST_VALUES:
+        raise ScanError(
+            f"scan: would have {'x'.join(map(str, prepared))} voxels at {_by(target)} mm, expected at most {_MOST_VALUES:,} "
+            "values; crop it, or set prepare.spacing_xyz_mm"
+        )
+    final = resized_affine(cropped_affine(turned_affine, start), cropped, prepared)
+    planar = plan.dimensions == 2
+    return Grid(
+        original_shape=shape,
+        original_affine=rows_of(affine),
+        permutation=change.permutation,
+        flips=change.flips,
+        crop_start=start,
+        crop_stop=stop,
+        spacing_xyz_mm=spacing,
+        prepared_shape=prepared,
+        prepared_affine=rows_of(final),
+        prepared_spacing_xyz_mm=target,
+        separate_axis=None if planar else separate_axis(spacing, target),
+        separate_axis_back=None if planar else separate_axis(target, spacing),
+    )
+
+
+def prepare_image(volume: Volume, plan: Plan) -> tuple[FloatArray, Grid]:
+    """The array that a network sees.
+
+    Args:
+        volume: (C, X, Y, Z), as read; it is left as it is.
+        plan: with one channel plan per channel.
+
+    Returns:
+        The array (C, X, Y, Z) float32 on the prepared grid, new and C-contiguous, and the grid.
+
+    Raises:
+        GeometryError: the plan is for pictures and the scan has several slices.
+        ScanError: the scan has another number of channels than the plan.
+    """
+    if volume.array.shape[0] != len(plan.channels):
+        raise ScanError(
+            f"scan: has {volume.array.shape[0]} channels, expected {len(plan.channels)} "
+            f"({', '.join(c.name for c in plan.channels)})"
+        )
+    if plan.dimensions == 2 and volume.shape[2] != 1:
+        raise GeometryError(f"scan: has {volume.shape[2]} slices, expected 1; this plan is for pictures")
+    change = axis_change(volume.affine, orientation=plan.orientation, dimensions=plan.dimensions)
+    turned = apply_axes(volume.array, change)
+    start, stop = nonzero_box(turned)
+    grid = prepared_grid(volume.shape, volume.affine, change, (start, stop), plan)
+    cropped = np.array(turned[(slice(None), *map(slice, start, stop))], np.float32, order="C")
+    del turned
+    normalise(cropped, plan.channels, _filled_mask(cropped) if needs_mask(plan.channels) else None)
+    return resample_image(cropped, grid.prepared_shape, separate_axis=grid.separate_axis), grid
+
+
+def _filled_mask(cropped: FloatArray) -> npt.NDArray[np.bool_]:
+    from scipy import ndimage
+
+    filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes((cropped != 0).any(axis=0))
+    return filled
+
+
+def prepare_labels(classes: ClassArray, grid: Grid) -> ClassArray:
+    """A label map on the prepared grid.
+
+    Args:
+        classes: (X, Y, Z) uint8 class indices on the scan's own grid; 255 where nobody labelled.
+        grid: from `prepare_image` of the same scan.
+
+    Returns:
+        (X, Y, Z) uint8, C-contiguous.
+
+    Raises:
+        GeometryError: the label map has another shape than the scan.
+    """
+    if classes.shape != grid.original_shape:
+        raise GeometryError(
+            f"label map: has shape {list(classes.shape)}, expected the scan's {list(grid.original_shape)}"
+        )
+    turned = apply_axes(classes, AxisChange(grid.permutation, grid.flips))
+    cropped = np.ascontiguousarray(turned[tuple(map(slice, grid.crop_start, grid.crop_stop))])
+    return resample_labels(cropped, grid.prepared_shape, separate_axis=grid.separate_axis)
+
+
+def restore_classes(scores: FloatArray, grid: Grid) -> ClassArray:
+    """The class of every voxel of the scan's own grid.
+
+    Args:
+        scores: (K, X, Y, Z) on the prepared grid; logits or probabilities.
+        grid: of the case.
+
+    Returns:
+        (X, Y, Z) uint8 class indices in the original axis order; background outside the crop. Scores are resampled slab
+        by slab, so K volumes of the original size never exist.
+    """
+    if scores.shape[1:] != grid.prepared_shape:
+        raise GeometryError(f"scores: have shape {list(scores.shape[1:])}, expected {list(grid.prepared_shape)}")
+    oriented = np.zeros(grid.oriented_shape, np.uint8)
+    oriented[tuple(map(slice, grid.crop_start, grid.crop_stop))] = scores_to_classes(
+        scores, grid.cropped_shape, separate_axis=grid.separate_axis_back
+    )
+    return undo_axes(oriented, AxisChange(grid.permutation, grid.flips))
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{v:.4g}" for v in values)
+
+
+def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z

@@ -1,0 +1,268 @@
+"""What one look at a case tells: its geometry, its intensities, its classes, and what is wrong with it.
+
+A case is read once for this; the facts are kept under a key made of its files' content, so that an unchanged case is not
+read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.durable import read_json, sha256_json, write_json
+from medseg.errors import InputError, MedsegError
+from medseg.imaging.geometry import apply_axes, changed_affine, grid_difference, spacing_xyz_mm
+from medseg.imaging.labels import to_classes
+from medseg.imaging.volume import Volume
+from medseg.manifest.cases import Channel
+from medseg.preparation.case import axis_change, nonzero_box
+from medseg.preparation.fingerprint import CaseGeometry, IntensitySketch, sketch_intensities
+from medseg.preparation.inputs import Fixed, fix, must_be_unchanged
+from medseg.preparation.locations import seed_of
+
+FACTS_VERSION = 1
+_MOST_NONFINITE_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseInputs:
+    """A case as it is handed to a worker: files, and what the manifest says about them.
+
+    Attributes:
+        names: of images then labels, as in the manifest; they key the memory of checksums.
+        known: checksums of the files, in the order of ``names``, where they are known.
+        facts_file: where the case's facts are kept.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...]
+    names: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    classes: tuple[tuple[str, tuple[int, ...]], ...]
+    ignore: int | None
+    orientation: Literal["RAS", "native"]
+    facts_file: Path
+    known: tuple[Fixed, ...] | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Images, then labels."""
+        return (*self.images, *self.labels)
+
+    def key(self, inputs: Sequence[Fixed]) -> str:
+        """Of the files' content and everything of the manifest that decides what they mean."""
+        return sha256_json(
+            {
+                "version": FACTS_VERSION,
+                "files": [fixed.sha256 for fixed in inputs],
+                "images": len(self.images),
+                "channels": [[channel.name, channel.unit] for channel in self.channels],
+                "classes": [[name, list(values)] for name, values in self.classes],
+                "ignore": self.ignore,
+                "orientation": self.orientation,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFacts:
+    """See the module.
+
+    Attributes:
+        key: of what the facts were taken from.
+        faults, warnings: sentences, without the case's id in front.
+        geometry: None where the image can't be read.
+        shape_xyz: oriented, before the crop.
+        planar: a single picture.
+        voxels_sha256: of shape and intensities as read; equal for two files with the same scan.
+        class_voxels: class index to voxels, of the classes that occur; empty without a label map.
+        sketches: foreground intensities per channel; empty where unknown.
+    """
+
+    key: str
+    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    geometry: CaseGeometry | None = None
+    shape_xyz: tuple[int, int, int] = (0, 0, 0)
+    planar: bool = False
+    voxels_sha256: str = ""
+    class_voxels: Mapping[int, int] | None = None
+    sketches: tuple[IntensitySketch | None, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values, sealed with a checksum."""
+        geometry = self.geometry
+        value = {
+            "key": self.key,
+            "faults": list(self.faults),
+            "warnings": list(self.warnings),
+            "geometry": None
+            if geometry is None
+            else [list(geometry.shape_xyz), list(geometry.spacing_xyz_mm), geometry.crop_share],
+            "shape_xyz": list(self.shape_xyz),
+            "planar": self.planar,
+            "voxels_sha256": self.voxels_sha256,
+            "class_voxels": None
+            if self.class_voxels is None
+            else {str(k): v for k, v in sorted(self.class_voxels.items())},
+            "sketches": [None if s is None else [s.mean, s.std, list(s.quantiles)] for s in self.sketches],
+        }
+        return {**value, "sha256": sha256_json(value)}
+
+    @classmethod
+    def from_plain(cls, value: dict[str, Any]) -> CaseFacts | None:
+        """The inverse of `plain`; None where the checksum is wrong, so that the case is looked at again."""
+        try:
+            seal = value.pop("sha256")
+            if sha256_json(value) != seal:
+                return None
+            shape, spacing, share = value["geometry"] or ((0, 0, 0), (0, 0, 0), 0)
+            counts = value["class_voxels"]
+            return cls(
+                key=value["key"],
+                faults=tuple(value["faults"]),
+                warnings=tuple(value["warnings"]),
+                geometry=CaseGeometry(tuple(shape), tuple(spacing), share) if value["geometry"] else None,
+                shape_xyz=tuple(value["shape_xyz"]),
+                planar=value["planar"],
+                voxels_sha256=value["voxels_sha256"],
+                class_voxels=None if counts is None else {int(k): int(v) for k, v in counts.items()},
+                sketches=tuple(s and IntensitySketch(s[0], s[1], tuple(s[2])) for s in value["sketches"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def recall_facts(inputs: CaseInputs, files: Sequence[Fixed]) -> CaseFacts | None:
+    """The facts kept for these very files, or None."""
+    if not inputs.facts_file.is_file():
+        return None
+    try:
+        facts = CaseFacts.from_plain(read_json(inputs.facts_file))
+    except (InputError, AttributeError):
+        return None
+    return facts if facts is not None and facts.key == inputs.key(files) else None
+
+
+def examine(inputs: CaseInputs) -> tuple[tuple[Fixed, ...], CaseFacts, bool]:
+    """Reads a case unless its facts are known, and keeps them.
+
+    Returns:
+        The files' checksums, the facts, and whether the scan was read for them.
+
+    Raises:
+        ScanError: a file can't be read at all, or changed while it was read.
+    """
+    files = inputs.known or tuple(fix(path) for path in inputs.paths)
+    if facts := recall_facts(inputs, files):
+        return files, facts, False
+    facts = look_at(inputs, key=inputs.key(files))
+    for path, fixed in zip(inputs.paths, files, strict=True):
+        must_be_unchanged(path, fixed.stamp)
+    write_json(inputs.facts_file, facts.plain())
+    return files, facts, True
+
+
+def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:
+    """Reads image and label map of a case and checks them; everything that is wrong comes back as a fault."""
+    from medseg.preparation.loading import load_scan
+
+    try:
+        volume = load_scan(inputs.images, inputs.channels)
+    except MedsegError as error:
+        _, label_faults, _ = _read_classes(inputs, None)
+        return CaseFacts(key=key, faults=(str(error), *label_faults))
+    faults, warnings = _intensity_faults(volume.array, inputs.channels)
+    warnings += volume.header.warnings if volume.header else ()
+    classes, label_faults, label_warnings = _read_classes(inputs, volume)
+    planar = bool(volume.header and volume.header.planar)
+    change = axis_change(volume.affine, orientation=inputs.orientation, dimensions=2 if planar else 3)
+    turned = apply_axes(volume.array, change)
+    start, stop = nonzero_box(turned)
+    cropped = (slice(None), *map(slice, start, stop))
+    shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
+    spacing = spacing_xyz_mm(changed_affine(volume.affine, volume.shape, change))
+    sketches: tuple[IntensitySketch | None, ...] = ()
+    counts: dict[int, int] | None = None
+    if classes is not None:
+        turned_classes = apply_axes(classes, change)
+        counts = {int(c): int(n) for c, n in enumerate(np.bincount(turned_classes.reshape(-1), minlength=256)) if n}
+        if not faults:
+            sketches = sketch_intensities(
+                np.ascontiguousarray(turned[cropped]),
+                np.ascontiguousarray(turned_classes[cropped[1:]]),
+                seed=seed_of(inputs.id),
+            )
+    full = turned.shape[1:]
+    return CaseFacts(
+        key=key,
+        faults=(*faults, *label_faults),
+        warnings=(*warnings, *label_warnings),
+        geometry=CaseGeometry(
+            shape, (float(spacing[0]), float(spacing[1]), float(spacing[2])), float(np.prod(shape) / np.prod(full))
+        ),
+        shape_xyz=(full[0], full[1], full[2]),
+        planar=planar,
+        voxels_sha256=_content_sha256(turned),
+        class_voxels=counts,
+        sketches=sketches,
+    )
+
+
+def _content_sha256(array: npt.NDArray[np.float32]) -> str:
+    digest = hashlib.sha256(repr(array.shape).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _intensity_faults(
+    array: npt.NDArray[np.float32], channels: Sequence[Channel]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    faults, warnings = [], []
+    for values, channel in zip(array, channels, strict=True):
+        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+        if bad:
+            faults.append(
+                f"channel {channel.name}: has {bad:,} voxels that are NaN or infinite, expected none; correct the file"
+            )
+        elif values.size > 1 and values.min() == values.max():
+            warnings.append(f"channel {channel.name}: every voxel is {values.flat[0]:g}")
+    return tuple(faults), tuple(warnings)
+
+
+def _read_classes(
+    inputs: CaseInputs, volume: Volume | None
+) -> tuple[npt.NDArray[np.uint8] | None, tuple[str, ...], tuple[str, ...]]:
+    """Class indices of the first label map, faults and warnings of all of them."""
+    from medseg.imaging import read_label_map
+
+    first: npt.NDArray[np.uint8] | None = None
+    faults, warnings = [], []
+    for number, path in enumerate(inputs.labels):
+        try:
+            label_map = read_label_map(path)
+            if volume is not None and (
+                difference := grid_difference(label_map.shape, label_map.affine, volume.shape, volume.affine)
+            ):
+                faults.append(
+                    f"{path.name}: its grid is not the scan's: {difference}; resample or correct the label map"
+                )
+                continue
+            classes = to_classes(label_map, dict(inputs.classes), ignore=inputs.ignore, name=path.name)
+        except MedsegError as error:
+            faults.append(str(error))
+            continue
+        if not ((classes > 0) & (classes < 255)).any():
+            warnings.append(f"{path.name}: the label map is empty, every voxel is background")
+        if number == 0:
+            first = classes
+    if len(inputs.labels) > 1:
+        warnings.append(f"has {len(inputs.labels)} label maps, training takes the first")
+    return first, tuple(faults), tuple(warnings)

@@ -1,0 +1,49 @@
+"""Scans for ``prepare``, read through MONAI's ``LoadImaged`` with our reader. The one module here that knows MONAI.
+
+Importing it takes seconds, so it is imported by the processes that read. Inference reads with `case.load_case`, which gives
+the same voxels.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from monai.transforms import LoadImaged
+
+from medseg.adapters.reader import MedsegReader
+from medseg.imaging import Volume, read_header
+from medseg.manifest.cases import Channel
+from medseg.preparation.case import align_channels, channels_per_file
+from medseg.preparation.plan import ChannelPlan
+
+
+@lru_cache(maxsize=16)
+def _loader(channels: int, unit: str | None) -> LoadImaged:
+    # LoadImage makes every reader MONAI has, also those we don't use, and these complain of libraries they lack.
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return LoadImaged(keys="image", reader=MedsegReader(channels=channels, unit=unit))
+
+
+def load_scan(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel]) -> Volume:
+    """As `medseg.preparation.case.load_case`, by way of MONAI."""
+    volumes, names, rest = [], [], list(channels)
+    for path, count in zip(images, channels_per_file(images, channels), strict=True):
+        volumes.append(_load(path, count, rest[0].unit))
+        names.append(rest[0].name)
+        del rest[:count]
+    return align_channels(volumes, names)
+
+
+def _load(path: Path, channels: int, unit: str | None) -> Volume:
+    tensor = _loader(channels, unit)({"image": str(path)})["image"]
+    array = np.asarray(tensor.as_tensor().numpy(), np.float32)
+    affine = np.array(tensor.affine.numpy(), np.float64)
+    return Volume(array, affine, replace(read_header(path), warnings=tuple(tensor.meta["warnings"])))

@@ -1,0 +1,376 @@
+"""The stage: check every case, plan, then write every training case into the store.
+
+``<output>`` holds ``checks.json fingerprint.json plan.yaml index.json facts/<id>.json cases/<id>/<key>/``. A case's key is a
+checksum of its files' content and of everything in the plan that shapes it, so an unchanged case is found done and a
+changed plan never meets old data. ``index.json`` is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from medseg.config.sections import PrepareSection
+from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_json, write_json
+from medseg.errors import ChangedError, EnvironmentFault, InputError, ManifestError
+from medseg.manifest import Case, Manifest, ResolvedCase, resolve
+from medseg.preparation.case import expand_channels
+from medseg.preparation.checks import Checks, check_set
+from medseg.preparation.facts import CaseFacts, CaseInputs, examine, recall_facts
+from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches
+from medseg.preparation.inputs import Fixed, InputMemory
+from medseg.preparation.plan import Plan
+from medseg.preparation.plan_file import read_plan, write_plan
+from medseg.preparation.planning import make_plan
+from medseg.preparation.store import index_content
+from medseg.preparation.work import CaseWork, case_is_there, end_with_server, prepare_case
+from medseg.runner.pool import Outcome, default_processes, run_cases
+from medseg.runner.progress import CaseProgress
+
+_LOG = logging.getLogger(__name__)
+_BYTES_PER_VALUE = 28
+"""Peak memory of one case over its number of voxel values: the scan as read, turned, cropped and resampled, in float32."""
+_HEADERS_LOOKED_AT = 32
+_ENVIRONMENT = EnvironmentFault.exit_code
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What a start of ``prepare`` found and did.
+
+    Attributes:
+        checks: every finding.
+        plan: None after ``--check-only``.
+        keys: case id to key, of the cases in the store now.
+        read: scans that were read for the checks; those whose facts were known are not.
+        written: cases written to the store.
+        failed: case id to reason, for cases that passed the checks and could not be written.
+        drift: how far the training cases have moved from those the plan was made from.
+    """
+
+    checks: Checks
+    plan: Plan | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    read: int = 0
+    written: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    drift: tuple[str, ...] = ()
+
+    @property
+    def case_count(self) -> int:
+        """Cases in the store now."""
+        return len(self.keys)
+
+    @property
+    def sha256(self) -> str:
+        """Of which cases the store holds in which version; the same as `PreparedData.sha256`."""
+        return sha256_json(index_content(self.keys, self.checks.bad_cases))
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 where cases were skipped or failed."""
+        return 4 if self.failed or self.checks.bad_cases else 0
+
+
+@dataclass(frozen=True)
+class _Examined:
+    facts: dict[str, CaseFacts]
+    files: dict[str, tuple[Fixed, ...]]
+    inputs: dict[str, CaseInputs]
+    unread: dict[str, tuple[str, ...]]
+    read: int
+
+
+def run_prepare(
+    section: PrepareSection,
+    manifest: Manifest,
+    *,
+    data_root: Path,
+    output: Path,
+    allow_outside: bool = False,
+    replan: bool = False,
+    check_only: bool = False,
+    verify: bool = False,
+    processes: int | None = None,
+    show: Callable[[Checks], None] | None = None,
+) -> PrepareReport:
+    """Checks, plans and prepares a data set; what is done already stays.
+
+    Args:
+        section: of the config.
+        manifest: training cases are stored, testing cases only checked.
+        data_root: where the manifest's paths start.
+        output: the prepared folder.
+        allow_outside: whether paths may lead out of the data root.
+        replan: make the plan anew instead of keeping the one that is there.
+        check_only: stop after the checks.
+        verify: read every stored case whole and write damaged ones again.
+        processes: cases at a time; None goes by cores and free memory.
+        show: is given the findings before any work begins.
+
+    Raises:
+        InputError: there are bad cases and the section says stop, or none is left.
+        ChangedError: the kept plan was made with other settings.
+        LockedError: another process prepares the same folder.
+        EnvironmentFault: the disk is full or not writable.
+    """
+    with FolderLock(output):
+        for folder in (output, output / "facts", output / "cases"):
+            remove_stale_temporaries(folder)
+        examined = _examine_all(section, manifest, data_root, output, allow_outside, processes)
+        checks = check_set(manifest, examined.facts, examined.unread)
+        write_json(output / "checks.json", checks.plain())
+        if show is not None:
+            show(checks)
+        if checks.bad_cases and section.on_bad_case == "stop":
+            raise InputError(
+                f"{manifest.name}: {len(checks.bad_cases)} of {checks.case_count} cases are refused; correct them or the "
+                "manifest, or prepare the others with --skip-bad"
+            )
+        if check_only:
+            return PrepareReport(checks=checks, read=examined.read)
+        bad = set(checks.bad_cases)
+        good = sorted(case.id for case in manifest.training if case.id not in bad)
+        plan, drift = _settle_plan(section, manifest, output, _fingerprint(examined.facts, good), replan=replan)
+        return _store_all(
+            PrepareReport(checks=checks, plan=plan, read=examined.read, drift=tuple(drift)),
+            plan,
+            [_work_of(examined, case_id, plan, output) for case_id in good],
+            output,
+            manifest=manifest,
+            processes=processes,
+            verify=verify,
+        )
+
+
+# --- looking at the cases -------------------------------------------------------------------------------------------
+
+
+def _examine_all(
+    section: PrepareSection,
+    manifest: Manifest,
+    data_root: Path,
+    output: Path,
+    allow_outside: bool,
+    processes: int | None,
+) -> _Examined:
+    memory = InputMemory(output.parent / ".prepare-inputs.json")
+    found = _Examined({}, {}, {}, {}, 0)
+    waiting: list[tuple[str, CaseInputs]] = []
+    for case in (*manifest.training, *manifest.testing):
+        try:
+            resolved = resolve(manifest, case, data_root, allow_outside)
+        except ManifestError as error:
+            found.unread[case.id] = tuple(fault.removeprefix(f"{case.id}: ") for fault in error.faults)
+            continue
+        inputs = _inputs_of(case, resolved, manifest, section, output, memory)
+        found.inputs[case.id] = inputs
+        facts = recall_facts(inputs, inputs.known) if inputs.known else None
+        if facts is None:
+            waiting.append((case.id, inputs))
+        else:
+            found.facts[case.id], found.files[case.id] = facts, inputs.known or ()
+    with contextlib.ExitStack() as stack:
+        stack.callback(memory.save)
+        read = _examine_waiting(waiting, found, memory, processes)
+    return _Examined(found.facts, found.files, found.inputs, found.unread, read)
+
+
+def _inputs_of(
+    case: Case, resolved: ResolvedCase, manifest: Manifest, section: PrepareSection, output: Path, memory: InputMemory
+) -> CaseInputs:
+    names = (*case.images, *case.labels)
+    return CaseInputs(
+        id=case.id,
+        images=resolved.images,
+        labels=resolved.labels,
+        names=names,
+        channels=expand_channels(manifest.channels),
+        classes=tuple((name, tuple(values)) for name, values in manifest.labels.items()),
+        ignore=manifest.ignore,
+        orientation=section.orientation,
+        facts_file=output / "facts" / f"{case.id}.json",
+        known=memory.recall(names, (*resolved.images, *resolved.labels)),
+    )
+
+
+def _examine_waiting(
+    waiting: Sequence[tuple[str, CaseInputs]], found: _Examined, memory: InputMemory, processes: int | None
+) -> int:
+    read = 0
+    count = processes or default_processes(_BYTES_PER_VALUE * _most_values([i for _, i in waiting]))
+    for outcome in _each("check", examine, waiting, count):
+        inputs = found.inputs[outcome.case_id]
+        if outcome.value is None:
+            found.unread[outcome.case_id] = (str(outcome.error),)
+            continue
+        files, facts, was_read = outcome.value
+        found.facts[outcome.case_id], found.files[outcome.case_id] = facts, files
+        memory.learn(dict(zip(inputs.names, files, strict=True)))
+        read += was_read
+    return read
+
+
+def _most_values(cases: Sequence[CaseInputs]) -> int:
+    """Voxel values of the largest of the cases, from the headers of those with the largest files; 0 if none is readable."""
+    from medseg.imaging import read_header
+
+    def size(inputs: CaseInputs) -> int:
+        with contextlib.suppress(OSError):
+            return sum(p.stat().st_size if p.is_file() else 1 << 30 for p in inputs.images)
+        return 0
+
+    most = 0
+    for inputs in sorted(cases, key=size, reverse=True)[:_HEADERS_LOOKED_AT]:
+        with contextlib.suppress(InputError):
+            x, y, z = read_header(inputs.images[0]).shape
+            most = max(most, x * y * z * len(inputs.channels))
+    return most
+
+
+def _each(what: str, task: Callable[[T], R], items: Sequence[tuple[str, T]], processes: int) -> Iterator[Outcome[R]]:
+    """Outcomes of all items, with progress; a fault of the machine ends the stage at once."""
+    if not items:
+        return
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["medseg.preparation.warm"])
+    with CaseProgress(what, len(items)) as progress:
+        guarded = partial(end_with_server, task)
+        for outcome in run_cases(guarded, items, processes=min(processes, len(items)), start="forkserver"):
+            if outcome.exit_code == _ENVIRONMENT:
+                raise EnvironmentFault(str(outcome.error))
+            progress.advance()
+            yield outcome
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(facts: Mapping[str, CaseFacts], good: Sequence[str]) -> Fingerprint:
+    cases: dict[str, CaseGeometry] = {i: g for i in good if (g := facts[i].geometry) is not None}
+    if not cases:
+        raise InputError("training: has 0 usable cases, expected at least 1; correct the cases or the manifest")
+    channels = max((len(facts[i].sketches) for i in good), default=0)
+    sketches = [[s for i in good for s in facts[i].sketches[c : c + 1] if s is not None] for c in range(channels)]
+    return Fingerprint(cases, all(facts[i].planar for i in good), tuple(merge_sketches(s) for s in sketches))
+
+
+def _settle_plan(
+    section: PrepareSection, manifest: Manifest, output: Path, fingerprint: Fingerprint, *, replan: bool
+) -> tuple[Plan, list[str]]:
+    """The plan that is there, with how far the data have moved from it, or a new one."""
+    made_with = _made_with(section, manifest)
+    if not replan and (output / "plan.yaml").is_file() and (output / "fingerprint.json").is_file():
+        content = read_json(output / "fingerprint.json")
+        old, plan = Fingerprint.from_plain(content), read_plan(output / "plan.yaml")
+        if plan.fingerprint_sha256 == old.sha256:
+            _must_be_made_with(content.get("made_with"), made_with)
+            return plan, fingerprint_drift(old, fingerprint)
+    plan = make_plan(
+        fingerprint,
+        channels=expand_channels(manifest.channels),
+        labels=manifest.labels,
+        ignore=manifest.ignore,
+        section=section,
+    )
+    write_json(output / "fingerprint.json", {**fingerprint.plain(), "made_with": made_with})
+    write_plan(output / "plan.yaml", plan)
+    return plan, []
+
+
+def _made_with(section: PrepareSection, manifest: Manifest) -> dict[str, Any]:
+    """Everything besides the fingerprint that a plan depends on, by the name people know it under."""
+    settings = section.model_dump(mode="json", exclude={"on_bad_case"})
+    return {
+        **{f"prepare.{key}": value for key, value in settings.items()},
+        "the manifest's channels": [[c.name, c.unit] for c in manifest.channels],
+        "the manifest's labels": {name: list(values) for name, values in manifest.labels.items()},
+        "the manifest's ignore": manifest.ignore,
+    }
+
+
+def _must_be_made_with(before: Any, now: Mapping[str, Any]) -> None:
+    before = before if isinstance(before, dict) else {}
+    faults = [
+        f"{key}: is {value}, but the plan was made with {before.get(key)}; give --replan, or set it back"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    if faults:
+        raise ChangedError(faults)
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+def _work_of(examined: _Examined, case_id: str, plan: Plan, output: Path) -> CaseWork:
+    assert (geometry := examined.facts[case_id].geometry) is not None  # a case without is a bad one
+    facts, inputs = examined.facts[case_id], examined.inputs[case_id]
+    prepared = Fingerprint({case_id: geometry}, False, ()).resampled_shapes(np.array(plan.spacing_xyz_mm))
+    values = max(int(np.prod(facts.shape_xyz)), int(np.prod(prepared))) * len(plan.channels)
+    return CaseWork.of(inputs, examined.files[case_id], plan, values, output / "cases")
+
+
+def _store_all(
+    report: PrepareReport,
+    plan: Plan,
+    works: Sequence[CaseWork],
+    output: Path,
+    *,
+    manifest: Manifest,
+    processes: int | None,
+    verify: bool,
+) -> PrepareReport:
+    waiting = [(work.id, work) for work in works if verify or not case_is_there(work.folder)]
+    largest = max((work.values for _, work in waiting), default=0)
+    failed: dict[str, str] = {}
+    written = 0
+    for outcome in _each(
+        "prepare",
+        partial(prepare_case, plan=plan, verify=verify),
+        waiting,
+        processes or default_processes(_BYTES_PER_VALUE * largest),
+    ):
+        if outcome.kind == "ok":
+            written += bool(outcome.value)
+        else:
+            failed[outcome.case_id] = str(outcome.error)
+    keys = {work.id: work.key for work in works if work.id not in failed}
+    if not keys:
+        raise InputError(
+            f"{manifest.name}: no case could be prepared; the first reason: {next(iter(failed.values()), '')}"
+        )
+    write_json(output / "index.json", index_content(keys, report.checks.bad_cases))
+    _remove_others(output, keys, {case.id for case in (*manifest.training, *manifest.testing)})
+    return PrepareReport(
+        checks=report.checks,
+        plan=plan,
+        keys=keys,
+        read=report.read,
+        written=written,
+        failed=failed,
+        drift=report.drift,
+    )
+
+
+def _remove_others(output: Path, keys: Mapping[str, str], known: set[str]) -> None:
+    """Removes cases and versions that the index no longer names, and facts of cases the manifest no longer has."""
+    for folder in (output / "cases").iterdir():
+        for version in folder.iterdir() if folder.is_dir() and not folder.name.startswith(".") else ():
+            if keys.get(folder.name) != version.name:
+                shutil.rmtree(version, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: it is in use
+            folder.rmdir()
+    for file in (output / "facts").glob("*.json"):
+        if file.stem not in known:
+            file.unlink(missing_ok=True)

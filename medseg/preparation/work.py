@@ -1,0 +1,130 @@
+"""What a worker does with one case: read, prepare, write."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.durable import sha256_json
+from medseg.errors import DamagedFileError
+from medseg.preparation.case import prepare_image, prepare_labels
+from medseg.preparation.facts import CaseInputs
+from medseg.preparation.inputs import Fixed, must_be_unchanged
+from medseg.preparation.locations import sample_locations
+from medseg.preparation.plan import Plan
+from medseg.preparation.store import STORE_FORMAT, StoredCase
+from medseg.preparation.writing import CHUNK_PLANAR_XYZ, CHUNK_XYZ, write_case
+from medseg.runner.worker import die_with_parent
+
+T = TypeVar("T")
+R = TypeVar("R")
+PREPARATION_VERSION = 1
+"""Raised whenever the same scan and plan would give other voxels, so that old cases are made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseWork:
+    """One case to write.
+
+    Attributes:
+        files: checksums of the inputs, which the key is made of.
+        folder: ``cases/<id>/<key>``.
+        values: voxel values of scan and prepared array, whichever are more; for the memory estimate.
+    """
+
+    id: str
+    inputs: CaseInputs
+    files: tuple[Fixed, ...]
+    key: str
+    folder: Path
+    values: int
+
+    @classmethod
+    def of(cls, inputs: CaseInputs, files: Sequence[Fixed], plan: Plan, values: int, cases: Path) -> CaseWork:
+        """The work for a case under ``cases``, its key made of the files' content and what of the plan shapes it."""
+        shaping = plan.model_dump(
+            mode="json",
+            include={"dimensions", "orientation", "spacing_xyz_mm", "channels", "labels", "ignore", "stored_dtype"},
+        )
+        key = sha256_json(
+            {
+                "store": STORE_FORMAT,
+                "preparation": PREPARATION_VERSION,
+                "chunks": [CHUNK_XYZ, CHUNK_PLANAR_XYZ],
+                "files": [fixed.sha256 for fixed in files],
+                "images": len(inputs.images),
+                "plan": shaping,
+            }
+        )[:16]
+        return cls(
+            id=inputs.id, inputs=inputs, files=tuple(files), key=key, folder=cases / inputs.id / key, values=values
+        )
+
+
+def case_is_there(folder: Path) -> bool:
+    """Whether a case was written; its folder takes this name only when it is complete."""
+    return (folder / "case.json").is_file()
+
+
+def end_with_server(task: Callable[[T], R], item: T) -> R:
+    """Runs a task in a worker that the kernel ends with the server it was forked from, which ends with the command."""
+    if multiprocessing.parent_process() is not None:
+        die_with_parent(os.getppid())
+    return task(item)
+
+
+def prepare_case(work: CaseWork, *, plan: Plan, verify: bool = False) -> bool:
+    """Prepares one case and writes it.
+
+    Args:
+        work: the case.
+        plan: how.
+        verify: if the case is there, read it whole and write it only if it is damaged.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        ScanError: a file can't be used, or changed since it was checked.
+        EnvironmentFault: the store can't be written.
+    """
+    if verify and case_is_there(work.folder) and _is_sound(StoredCase(work.id, work.folder)):
+        return False
+    from medseg.preparation.loading import load_scan
+
+    image, grid = prepare_image(load_scan(work.inputs.images, plan.channels), plan)
+    labels = prepare_labels(_classes(work.inputs), grid) if work.inputs.labels else None
+    for path, fixed in zip(work.inputs.paths, work.files, strict=True):
+        must_be_unchanged(path, fixed.stamp)
+    write_case(
+        work.folder,
+        image=image,
+        labels=labels,
+        grid=grid,
+        locations={} if labels is None else sample_locations(labels, case_id=work.id),
+        dtype=plan.stored_dtype,
+    )
+    return True
+
+
+def _is_sound(case: StoredCase) -> bool:
+    try:
+        case.verify()
+    except DamagedFileError:
+        return False
+    return True
+
+
+def _classes(inputs: CaseInputs) -> npt.NDArray[np.uint8]:
+    from medseg.imaging import read_label_map
+    from medseg.imaging.labels import to_classes
+
+    path = inputs.labels[0]
+    return to_classes(read_label_map(path), dict(inputs.classes), ignore=inputs.ignore, name=path.name)

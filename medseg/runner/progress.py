@@ -1,0 +1,77 @@
+"""How far a stage is: a bar with the time left on a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+logger = logging.getLogger(__name__)
+
+_LINE_SECONDS = 5.0
+
+
+class CaseProgress:
+    """Counts cases of a stage; a context manager.
+
+    Args:
+        what: the stage's word, e.g. "evaluate".
+        total: cases in all.
+        done: cases that were done before, which say nothing about the speed.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self._already = done
+        self._began = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        self._row: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._began = self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            self._start_bar()
+        return self
+
+    def _start_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._row = self._bar.add_task(self.what, total=self.total, completed=self.done)
+        self._bar.start()
+
+    def advance(self, count: int = 1) -> None:
+        """Counts ``count`` more cases as done."""
+        self.done += count
+        if self._bar is not None and self._row is not None:
+            self._bar.advance(self._row, count)
+        elif time.monotonic() - self._last_line >= _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            logger.info("%s: %d of %d%s", self.what, self.done, self.total, self._time_left())
+
+    def _time_left(self) -> str:
+        worked = self.done - self._already
+        if worked <= 0 or self.done >= self.total:
+            return ""
+        seconds = (time.monotonic() - self._began) / worked * (self.total - self.done)
+        return f", about {_plain_duration(seconds)} left"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _plain_duration(seconds: float) -> str:
+    """A duration as people say it: "40 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

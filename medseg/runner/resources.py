@@ -1,0 +1,33 @@
+"""What this process may use of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Cores this process may use: affinity, and the control group's quota where there is one; at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no quota, or another layout of control groups
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+def available_memory_bytes() -> int:
+    """Memory that can still be taken: what the machine has free, and what the control group's limit leaves."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or another layout of control groups
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return max(0, free)
+
+
+def default_processes(memory_per_case_bytes: int) -> int:
+    """How many cases to run at once: one per core, as long as they fit into 80 % of the free memory; at least 1."""
+    if memory_per_case_bytes <= 0:
+        return available_cores()
+    return max(1, min(available_cores(), int(0.8 * available_memory_bytes()) // memory_per_case_bytes))

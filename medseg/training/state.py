@@ -1,0 +1,145 @@
+"""What a run needs to go on as if it had never stopped, and its place on disk.
+
+``state/<step>.safetensors`` holds weights, EMA weights and optimiser moments; ``state/<step>.json``, written after it, holds
+the rest and the other's SHA-256: only where both are whole does the step count. A flipped bit in weights is noticed by
+nothing else (torch and safetensors load it silently). The step before is kept until the new one has been read back.
+Random numbers need no saving: sample k and step s draw from generators that are functions of (seed, k) and (seed, s).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from medseg.durable import read_json, remove_stale_temporaries, sha256_bytes, sha256_file, write_bytes, write_json
+from medseg.errors import DamagedFileError, InputError, MedsegError
+
+_LOG = logging.getLogger(__name__)
+STATE_FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """The part of the state that is plain values.
+
+    Attributes:
+        steps: how many the run has; fixed once.
+        step: how many are done.
+        loss_sum, loss_count: of the unfinished epoch, for its mean.
+        skipped: steps left out because their loss was not finite.
+        history: one record per finished epoch.
+        seconds: spent training so far, over all starts.
+    """
+
+    steps: int
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    skipped: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training."""
+
+    network: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+    progress: Progress
+
+
+def _tensors(state: TrainState) -> dict[str, Tensor]:
+    result = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    result |= {f"average.{k}": v for k, v in state.average.state_dict().items()}
+    for index, values in state.optimiser.state_dict()["state"].items():
+        result |= {f"optimiser.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+    return {k: v.detach().cpu().contiguous() for k, v in result.items()}
+
+
+def save_state(folder: Path, state: TrainState) -> None:
+    """Saves the state of ``state.progress.step`` into ``folder`` and removes all but the step before.
+
+    Raises:
+        EnvironmentFault: it can't be written, or what was written does not read back.
+    """
+    name = f"{state.progress.step:08d}"
+    data = safetensors.torch.save(_tensors(state))
+    digest = sha256_bytes(data)
+    weights, record = folder / f"{name}.safetensors", folder / f"{name}.json"
+    write_bytes(weights, data)
+    write_json(record, {"format": STATE_FORMAT, "sha256": digest, "progress": asdict(state.progress)})
+    if sha256_file(weights) != digest:
+        raise DamagedFileError(f"{weights.name}: does not read back as written; check the disk")
+    for old in _steps(folder)[:-2]:
+        for suffix in (".json", ".safetensors"):  # the record first: without it the step no longer counts
+            with contextlib.suppress(FileNotFoundError):
+                old.with_suffix(suffix).unlink()
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if path.stem.isdigit())
+
+
+def load_state(folder: Path, state: TrainState) -> bool:
+    """Loads the newest whole state of ``folder`` into ``state``; a damaged one is passed over with a warning.
+
+    Returns:
+        False where there is none at all.
+
+    Raises:
+        DamagedFileError: there are states, and none of them is whole.
+        InputError: the state was written by a newer medseg.
+    """
+    remove_stale_temporaries(folder)
+    records = _steps(folder)
+    for record in reversed(records):
+        try:
+            _load_one(record, state)
+        except DamagedFileError as error:
+            _LOG.warning("%s; going back to the state before", error)
+            continue
+        return True
+    if records:
+        raise DamagedFileError(f"{folder.parent.name}: no saved state is whole; start again with --fresh")
+    return False
+
+
+def _load_one(record: Path, state: TrainState) -> None:
+    try:
+        content = read_json(record)
+        version, digest, progress = content["format"], content["sha256"], Progress(**content["progress"])
+    except (MedsegError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{record.name}: is no state record") from error
+    if version != STATE_FORMAT:
+        raise InputError(f"{record.name}: has state format {version}, expected {STATE_FORMAT}; update medseg")
+    path = record.with_suffix(".safetensors")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(f"{path.name}: is missing or unreadable") from error
+    if sha256_bytes(data) != digest:
+        raise DamagedFileError(f"{path.name}: does not have its checksum")
+    tensors = safetensors.torch.load(data)
+    state.network.load_state_dict(_part(tensors, "network."))
+    state.average.load_state_dict(_part(tensors, "average."))
+    optimiser = state.optimiser.state_dict()
+    values: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimiser.").items():
+        index, key = name.split(".", 1)
+        values.setdefault(int(index), {})[key] = tensor
+    state.optimiser.load_state_dict({"state": values, "param_groups": optimiser["param_groups"]})
+    state.progress = progress
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

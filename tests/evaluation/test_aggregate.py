@@ -1,0 +1,89 @@
+import math
+
+import pytest
+
+from medseg.evaluation.aggregate import mean_interval, mean_of_classes, summarise
+from medseg.evaluation.case import ClassScores
+from medseg.evaluation.policy import POLICIES
+from medseg.evaluation.registry import metric_names
+
+
+def row(class_name, situation, *, diagonal_mm=100.0, **values):
+    return ClassScores(
+        class_name=class_name,
+        situation=situation,
+        true_positive=0,
+        false_positive=0,
+        false_negative=0,
+        diagonal_mm=diagonal_mm,
+        values={name: values.get(name) for name in metric_names()},
+    )
+
+
+ROWS = {
+    "c1": [row("liver", "present", dice=0.9, hd95_mm=2.0), row("tumour", "both_empty")],
+    "c2": [row("liver", "present", dice=0.8, hd95_mm=4.0), row("tumour", "spurious", dice=0.0, diagonal_mm=200.0)],
+    "c3": [row("liver", "missed", dice=0.0), row("tumour", "present", dice=0.5, hd95_mm=9.0)],
+}
+
+
+def summary(policy, rows=ROWS):
+    return {s.class_name: s for s in summarise(rows, ("liver", "tumour"), POLICIES[policy])}
+
+
+def test_counts_beside_every_mean():
+    found = summary("standard")
+    assert found["liver"].counts == {"cases": 3, "present": 2, "missed": 1, "spurious": 0, "both_empty": 0}
+    assert found["tumour"].counts == {"cases": 3, "present": 1, "missed": 0, "spurious": 1, "both_empty": 1}
+
+
+def test_means_with_and_without_imputation():
+    hd95 = summary("standard")["liver"].metrics["hd95_mm"]
+    assert (hd95.n, hd95.n_imputed, hd95.n_defined) == (3, 1, 2)
+    assert hd95.mean == pytest.approx((2 + 4 + 100) / 3)
+    assert hd95.mean_defined == 3.0
+    assert summary("standard")["tumour"].metrics["hd95_mm"].mean == (200 + 9) / 2
+    excluded = summary("exclude")["liver"].metrics["hd95_mm"]
+    assert (excluded.n, excluded.n_imputed, excluded.mean) == (2, 0, 3.0)
+
+
+def test_a_missed_structure_never_leaves_the_mean_dice():
+    for policy in POLICIES:
+        assert summary(policy)["liver"].metrics["dice"].mean == pytest.approx(1.7 / 3)
+
+
+def test_spread_and_order_statistics():
+    dice = summary("standard")["liver"].metrics["dice"]
+    mean = 1.7 / 3
+    sd = math.sqrt(((0.9 - mean) ** 2 + (0.8 - mean) ** 2 + mean**2) / 2)
+    assert dice.sd == pytest.approx(sd)
+    assert (dice.q1, dice.median, dice.q3) == pytest.approx((0.4, 0.8, 0.85))
+    assert (dice.minimum, dice.maximum) == (0.0, 0.9)
+    # Student's t at 97.5 % with 2 degrees of freedom, from a printed table: 4.303.
+    assert dice.mean_high - dice.mean == pytest.approx(4.303 * sd / math.sqrt(3), rel=1e-4)
+    assert dice.mean - dice.mean_low == pytest.approx(4.303 * sd / math.sqrt(3), rel=1e-4)
+
+
+def test_too_few_values_give_none():
+    tumour = summary("exclude")["tumour"].metrics["hd95_mm"]
+    assert (tumour.n, tumour.mean, tumour.sd, tumour.mean_low) == (1, 9.0, None, None)
+    nothing = summary("standard", {"c1": ROWS["c1"]})["tumour"].metrics["dice"]
+    assert (nothing.n, nothing.mean, nothing.mean_defined) == (0, None, None)
+    assert mean_interval([0.5]) == (None, None)
+    assert summary("standard", {})["liver"].counts["cases"] == 0
+
+
+def test_order_of_cases_does_not_show():
+    backwards = {case_id: ROWS[case_id] for case_id in reversed(ROWS)}
+    assert summarise(backwards, ("liver", "tumour"), POLICIES["standard"]) == summarise(
+        ROWS, ("liver", "tumour"), POLICIES["standard"]
+    )
+
+
+def test_mean_of_classes_names_the_classes_it_is_of():
+    means = mean_of_classes(summarise({"c1": ROWS["c1"]}, ("liver", "tumour"), POLICIES["standard"]))
+    assert means["dice"] == {"mean": 0.9, "mean_defined": 0.9, "classes": ["liver"]}
+    assert means["assd_mm"] == {"mean": None, "mean_defined": None, "classes": []}
+    both = mean_of_classes(summarise(ROWS, ("liver", "tumour"), POLICIES["standard"]))
+    assert both["dice"]["mean"] == pytest.approx((1.7 / 3 + 0.25) / 2)
+    assert both["dice"]["classes"] == ["liver", "tumour"]

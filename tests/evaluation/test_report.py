@@ -1,0 +1,80 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from medseg.durable import sha256_file
+from medseg.evaluation import case_table, flat_metrics, match_folders, run_evaluate, terminal_table
+from medseg.evaluation.protocol import make_protocol
+from medseg.evaluation.registry import METRICS, metric_names
+
+
+@pytest.fixture
+def report(tmp_path, save_mask):
+    reference = np.zeros((6, 6, 6), np.uint8)
+    reference[1:5, 1:5, 1:5] = 1
+    prediction = reference.copy()
+    prediction[4] = 0
+    prediction[0, 0, 0] = 2
+    for side, array in (("p", prediction), ("r", reference)):
+        save_mask(tmp_path / side / "a.nii.gz", array)
+    save_mask(tmp_path / "p" / "b.nii.gz", reference * 0)
+    save_mask(tmp_path / "r" / "b.nii.gz", reference)
+    protocol = make_protocol(labels={"background": (0,), "liver": (1,), "tumour": (2,)}, tolerance_mm=1.0)
+    pairs = match_folders(tmp_path / "p", tmp_path / "r")
+    return run_evaluate(pairs, name="fold_0", protocol=protocol, output=tmp_path / "s", processes=1, notes=("a note",))
+
+
+def test_metrics_json(report, tmp_path):
+    content = json.loads((tmp_path / "s" / "metrics.json").read_text())
+    assert list(content) == [
+        "format", "name", "cases", "labels", "ignore", "tolerance_mm", "classes", "mean_of_classes", "notes",
+        "definitions", "identity",
+    ]  # fmt: skip
+    assert content["format"] == 1
+    liver, tumour = content["classes"]["liver"], content["classes"]["tumour"]
+    assert liver["counts"] == {"cases": 2, "present": 1, "missed": 1, "spurious": 0, "both_empty": 0}
+    assert tumour["counts"] == {"cases": 2, "present": 0, "missed": 0, "spurious": 1, "both_empty": 1}
+    dice = 2 * 48 / (48 + 64)
+    assert liver["metrics"]["dice"]["mean"] == dice / 2
+    assert liver["metrics"]["hd_mm"]["mean"] == pytest.approx((1.0 + 75**0.5) / 2)
+    assert liver["metrics"]["hd_mm"]["mean_defined"] == 1.0
+    assert liver["metrics"]["hd_mm"]["n_imputed"] == 1
+    assert tumour["metrics"]["dice"]["n"] == 1
+    assert content["notes"] == ["a note"]
+    assert content["identity"]["cases_csv_sha256"] == sha256_file(tmp_path / "s" / "cases.csv")
+    assert set(content["definitions"]["metrics"]) == set(metric_names())
+    assert content["definitions"]["empty_masks"]["policy"] == "standard"
+
+
+def test_nothing_in_the_files_depends_on_time_or_place(report, tmp_path):
+    for name in ("metrics.json", "cases.csv"):
+        assert str(tmp_path) not in (tmp_path / "s" / name).read_text()
+
+
+def test_rows_and_flat_metrics_for_a_tracker(report):
+    assert [(row["case"], row["class"]) for row in case_table(report.scores)] == [
+        ("a", "liver"), ("a", "tumour"), ("b", "liver"), ("b", "tumour")
+    ]  # fmt: skip
+    flat = flat_metrics(report.scores)
+    assert flat["cases/scored"] == 2
+    assert flat["liver/dice"] == 48 / 112
+    assert flat["mean/dice"] == 48 / 112 / 2
+
+
+def test_terminal_table(report):
+    stream = io.StringIO()
+    Console(file=stream, width=140).print(terminal_table(report.scores))
+    text = stream.getvalue()
+    assert "fold_0: 2 of 2 cases scored" in text
+    liver = next(line.split() for line in text.splitlines() if "liver" in line)
+    assert " ".join(liver) == "liver 0.4286 ± 0.6061 0.5000 ± 0.7071 4.83 ± 5.42* 4.43 ± 5.98* 2 1 0 0"
+    assert "NSD within 1 mm; empty masks: standard" in text
+    assert "* counts the worst value" in text
+
+
+def test_every_metric_says_what_it_is():
+    assert len(set(metric_names())) == len(METRICS)
+    assert all(metric.definition for metric in METRICS)

@@ -1,0 +1,249 @@
+"""Windows, weights and blending, against paper, SciPy, MONAI and a naive float64 computation."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from scipy.ndimage import gaussian_filter
+
+from medseg.inference.sliding_window import predict_scores
+from medseg.networks.windows import (
+    blend_windows,
+    default_batch_size,
+    importance_curve,
+    mirror_combinations,
+    window_starts,
+)
+
+
+def scan(shape=(2, 11, 9, 7), seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def small_network(channels=2, classes=3, planar=False, seed=0):
+    torch.manual_seed(seed)
+    convolution = torch.nn.Conv2d if planar else torch.nn.Conv3d
+    layers = [convolution(channels, 5, 3, padding=1), torch.nn.Tanh(), convolution(5, classes, 3, padding=1)]
+    return torch.nn.Sequential(*layers).eval()
+
+
+def naive_scores(array, network, patch, classes, overlap, mirror_axes, planar=False):
+    """nnU-Net's recipe written down once more in float64, without any of the engine's short cuts."""
+    lack = [max(0, p - n) for p, n in zip(patch, array.shape[1:], strict=True)]
+    before = [n // 2 for n in lack]
+    padded = np.pad(array.astype(np.float64), [(0, 0), *((b, n - b) for b, n in zip(before, lack, strict=True))])
+    delta = np.zeros(patch)
+    delta[tuple(p // 2 for p in patch)] = 1
+    gauss = gaussian_filter(delta, [p / 8 for p in patch], mode="constant", cval=0)
+    starts = []
+    for size, p in zip(padded.shape[1:], patch, strict=True):
+        count = 1 if size == p else (size - p if p == 1 else int(np.ceil((size - p) / (p * (1 - overlap))))) + 1
+        step = (size - p) / (count - 1) if count > 1 else 0
+        starts.append([int(np.round(step * i)) for i in range(count)])
+    total, weights = np.zeros((classes, *padded.shape[1:])), np.zeros(padded.shape[1:])
+    axes = [a for n in range(len(mirror_axes) + 1) for a in itertools.combinations(mirror_axes, n)]
+    for start in itertools.product(*starts):
+        where = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
+        mean = np.zeros((classes, *patch))
+        for flips in ([1 + a for a in subset] for subset in axes):
+            window = torch.from_numpy(np.flip(padded[(slice(None), *where)], flips).copy())[None]
+            with torch.no_grad():
+                answer = network(window[..., 0])[..., None] if planar else network(window)
+            mean += np.flip(answer[0].numpy(), flips) / len(axes)
+        total[(slice(None), *where)] += mean * gauss
+        weights[where] += gauss
+    cut = tuple(slice(b, b + n) for b, n in zip(before, array.shape[1:], strict=True))
+    return (total / weights)[(slice(None), *cut)]
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "overlap", "expected"),
+    [
+        (300, 128, 0.5, (0, 57, 115, 172)),  # ceil(172 / 64) + 1 = 4 windows, 57.33 apart
+        (128, 128, 0.5, (0,)),
+        (129, 128, 0.5, (0, 1)),
+        (192, 128, 0.5, (0, 64)),
+        (10, 4, 0.0, (0, 3, 6)),
+        (200, 100, 0.9, tuple(range(0, 101, 10))),
+        (4, 1, 0.5, (0, 1, 2, 3)),  # a slice is a window, and no slice comes twice
+    ],
+)
+def test_window_starts_on_paper(size, patch, overlap, expected):
+    assert window_starts(size, patch, overlap) == expected
+
+
+def test_windows_cover_every_voxel_and_overlap_enough():
+    for size, patch, overlap in itertools.product(range(5, 40), (2, 3, 5), (0.0, 0.25, 0.5, 0.75)):
+        starts = window_starts(size, patch, overlap)
+        assert starts[0] == 0
+        assert starts[-1] == size - patch
+        gaps = np.diff(starts)
+        assert np.all(gaps >= 1)
+        # Rounding to whole voxels may cost half a voxel at either end.
+        assert np.all(gaps <= max(1, int(np.ceil(patch * (1 - overlap)))))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "overlap", "message"),
+    [(3, 4, 0.5, "does not fit an axis of 3"), (4, 0, 0.5, "0 voxels"), (8, 4, 1.0, "overlap is 1.0")],
+)
+def test_window_starts_refuses(size, patch, overlap, message):
+    with pytest.raises(ValueError, match=message):
+        window_starts(size, patch, overlap)
+
+
+@pytest.mark.parametrize("patch", [1, 4, 7, 40, 56])
+def test_importance_curve_is_scipys_filtered_delta(patch):
+    delta = np.zeros(patch)
+    delta[patch // 2] = 1
+    filtered = gaussian_filter(delta, patch / 8, mode="constant")
+    np.testing.assert_allclose(importance_curve(patch), filtered / filtered.max(), rtol=1e-9)
+
+
+def test_mirror_combinations():
+    assert mirror_combinations(()) == ((),)
+    assert mirror_combinations((2, 0)) == ((), (0,), (2,), (0, 2))
+    assert len(mirror_combinations((0, 1, 2))) == 8
+    with pytest.raises(ValueError, match="mirror axes are"):
+        mirror_combinations((3,))
+
+
+def test_default_batch_size_follows_the_patch():
+    assert default_batch_size((40, 56, 40), "cpu") == 4
+    assert default_batch_size((128, 128, 128), "cpu") == 1
+    assert default_batch_size((128, 128, 128), "cuda") == 4
+    assert default_batch_size((256, 256, 1), "cuda") == 32
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("shape", "patch", "overlap", "mirror_axes"),
+    [
+        ((2, 11, 9, 7), (4, 6, 5), 0.5, ()),
+        ((2, 11, 9, 7), (6, 6, 5), 0.25, (0, 1, 2)),
+        ((2, 3, 9, 2), (6, 6, 5), 0.5, (1,)),  # smaller than the patch along two axes, by an odd number of voxels
+        ((2, 6, 6, 5), (6, 6, 5), 0.5, (0, 2)),
+    ],
+)
+def test_scores_equal_a_naive_float64_computation(shape, patch, overlap, mirror_axes, batch_size):
+    array, network = scan(shape), small_network()
+    scores = predict_scores(
+        array,
+        network,
+        patch_size_xyz=patch,
+        class_count=3,
+        overlap=overlap,
+        mirror_axes_xyz=mirror_axes,
+        batch_size=batch_size,
+    )
+    expected = naive_scores(array, small_network().double(), patch, 3, overlap, mirror_axes)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_planar_network_goes_slice_by_slice(depth):
+    array = scan((2, 11, 5, depth))
+    scores = predict_scores(
+        array,
+        small_network(planar=True),
+        patch_size_xyz=(6, 8, 1),
+        class_count=3,
+        mirror_axes_xyz=(0, 1, 2),
+        planar=True,
+    )
+    expected = naive_scores(array, small_network(planar=True).double(), (6, 8, 1), 3, 0.5, (0, 1), planar=True)
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
+def test_a_constant_network_gives_its_constant(mirror_axes):
+    answer = torch.tensor([0.7, -3.25, 40.0])
+
+    def network(x):
+        return answer[None, :, None, None, None].expand(x.shape[0], 3, *x.shape[2:])
+
+    scores = predict_scores(
+        scan((1, 30, 21, 9)), network, patch_size_xyz=(8, 8, 8), class_count=3, mirror_axes_xyz=mirror_axes
+    )
+    np.testing.assert_allclose(scores, np.broadcast_to(answer.numpy()[:, None, None, None], scores.shape), rtol=5e-7)
+
+
+def test_a_network_that_answers_voxel_by_voxel_gives_its_answer_exactly_where_one_window_is_enough():
+    array = scan((2, 7, 6, 5))
+    scores = predict_scores(array, lambda x: 2 * x, patch_size_xyz=(8, 8, 8), class_count=2)
+    np.testing.assert_array_equal(scores, 2 * array)
+
+
+def test_a_network_that_answers_voxel_by_voxel_is_blended_into_its_answer():
+    array = scan((2, 31, 17, 12))
+    scores = predict_scores(array, lambda x: 2 * x, patch_size_xyz=(8, 6, 4), class_count=2, mirror_axes_xyz=(0, 1))
+    np.testing.assert_allclose(scores, 2 * array, rtol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.75])
+def test_equals_monai_where_the_definitions_coincide(overlap):
+    # MONAI snaps the last window to the end, which is even spacing when steps come out whole; it is handed our weights.
+    patch, array, network = (8, 8, 4), scan((2, 20, 16, 10)), small_network()
+    curves = [torch.from_numpy(importance_curve(p)).float() for p in patch]
+    weights = torch.einsum("x,y,z->xyz", *curves)
+    with torch.no_grad():
+        expected = sliding_window_inference(
+            torch.from_numpy(array)[None], patch, 4, network, overlap=overlap, roi_weight_map=weights
+        )
+    scores = predict_scores(array, network, patch_size_xyz=patch, class_count=3, overlap=overlap)
+    np.testing.assert_allclose(scores, expected[0].numpy(), atol=2e-5)
+
+
+def test_blending_stays_float32_under_bf16_autocast():
+    def network(x):
+        return torch.full((x.shape[0], 1, *x.shape[2:]), 0.7, dtype=torch.bfloat16)
+
+    scores = predict_scores(
+        scan((1, 30, 20, 10)), network, patch_size_xyz=(8, 8, 8), class_count=1, precision=torch.bfloat16
+    )
+    # 0.7 in bf16 is 0.69921875; blending in bf16 would be off by up to 3e-3.
+    np.testing.assert_allclose(scores, 0.69921875, rtol=5e-7)
+
+
+def test_bf16_autocast_reaches_the_network():
+    seen = []
+    network = small_network()
+    network.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    predict_scores(scan(), network, patch_size_xyz=(6, 6, 5), class_count=3, precision=torch.bfloat16)
+    predict_scores(scan(), network, patch_size_xyz=(6, 6, 5), class_count=3)
+    assert {seen[0], seen[-1]} == {torch.bfloat16, torch.float32}
+
+
+def test_the_image_is_left_alone_and_the_result_is_repeatable():
+    array = scan()
+    before = array.copy()
+    first, second = (
+        predict_scores(array, small_network(), patch_size_xyz=(4, 6, 5), class_count=3, mirror_axes_xyz=(0,))
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(array, before)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_refuses_a_network_in_training_mode():
+    with pytest.raises(ValueError, match="training mode"):
+        predict_scores(scan(), small_network().train(), patch_size_xyz=(4, 4, 4), class_count=3)
+
+
+def test_refuses_a_network_of_other_classes():
+    with pytest.raises(ValueError, match=r"shape \(4, 3, 4, 4, 4\), expected \(4, 5, 4, 4, 4\)"):
+        predict_scores(scan(), small_network(), patch_size_xyz=(4, 4, 4), class_count=5, batch_size=4)
+
+
+def test_refuses_a_thick_patch_for_a_planar_network():
+    with pytest.raises(ValueError, match="expected z = 1"):
+        predict_scores(scan(), small_network(planar=True), patch_size_xyz=(4, 4, 4), class_count=3, planar=True)
+
+
+def test_blend_windows_gathers_on_the_images_device():
+    scores = blend_windows(torch.from_numpy(scan()), small_network(), patch_size_xyz=(6, 6, 5), class_count=3)
+    assert scores.device.type == "cpu"
+    assert not scores.requires_grad

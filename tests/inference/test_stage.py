@@ -1,0 +1,297 @@
+"""Many scans through a model: masks on their own grids, what is kept, what is passed over, what survives a kill."""
+
+import shutil
+import threading
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medseg.config.sections import InferSection
+from medseg.durable import sha256_file
+from medseg.errors import EnvironmentFault, UsageError
+from medseg.imaging import read_label_map
+from medseg.inference import stage
+from medseg.inference.cases import InferCase
+from medseg.inference.engine import Engine
+from medseg.inference.stage import run_infer
+from tests.inference.stand_ins import threshold_model
+from tests.synthetic import GRIDS, dice, scan, write_scan
+
+SOLID = [grid for grid in GRIDS if grid != "picture"]
+
+
+def engine_of(*models, section=InferSection(mirror=False, precision="float32"), **plan):
+    return Engine(models or [threshold_model(**plan)], section, device=torch.device("cpu"))
+
+
+def some_cases(folder, count=3, grid="ras"):
+    cases = []
+    for number in range(count):
+        image, _ = write_scan(scan(grid, seed=number), folder, case_id=f"case_{number}")
+        cases.append(InferCase(id=f"case_{number}", images=(image,)))
+    return cases
+
+
+def hashes(folder):
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def count_reads(monkeypatch):
+    """Names of the scans that were opened."""
+    opened = []
+    load_case = stage.load_case
+
+    def counted(images, channels):
+        opened.append(images[0].name)
+        return load_case(images, channels)
+
+    monkeypatch.setattr(stage, "load_case", counted)
+    return opened
+
+
+@pytest.mark.parametrize("grid", SOLID)
+def test_masks_lie_on_the_scans_own_grid(tmp_path, grid):
+    made = scan(grid)
+    image, _ = write_scan(made, tmp_path)
+    spacing = tuple(float(v) for v in np.linalg.norm(made.affine[:3, :3], axis=0))
+    # The plan's spacing is in oriented axes; the scan's own keeps every voxel where it is.
+    codes = nib.aff2axcodes(made.affine)
+    order = [next(k for k, code in enumerate(codes) if code in pair) for pair in ("LR", "PA", "IS")]
+    engine = engine_of(spacing=tuple(spacing[k] for k in order))
+    (report,) = run_infer(engine, [InferCase(id="case", images=(image,))], output=tmp_path / "out")
+
+    assert report.status == "ok"
+    wanted, found = nib.load(image), nib.load(tmp_path / "out" / "case.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), made.labels)
+    assert found.shape == wanted.shape
+    np.testing.assert_array_equal(found.affine, wanted.affine)
+    for code in ("qform_code", "sform_code", "xyzt_units"):
+        assert found.header[code] == wanted.header[code]
+    assert found.get_data_dtype() == np.uint8
+
+
+@pytest.mark.parametrize("grid", ["ras", "oblique_flipped", "permuted_flipped", "anisotropic"])
+def test_masks_are_resampled_back(tmp_path, grid):
+    made = scan(grid)
+    image, _ = write_scan(made, tmp_path)
+    engine = engine_of(spacing=(0.8, 0.9, 1.7))
+    list(run_infer(engine, [InferCase(id="case", images=(image,))], output=tmp_path / "out"))
+    found = read_label_map(tmp_path / "out" / "case.nii.gz")
+    assert found.shape == made.shape
+    assert min(dice(found.array, made.labels, value) for value in (1, 2)) > 0.9
+
+
+def test_pictures_give_pictures(tmp_path):
+    made = scan("picture")
+    image, labels = write_scan(made, tmp_path, suffix=".png")
+    engine = engine_of(low=50.0, high=100.0, dimensions=2, patch=(16, 16, 1))
+    (report,) = run_infer(engine, [InferCase(id="case", images=(image,))], output=tmp_path / "out")
+    assert report.output == "case.png"
+    assert report.volume_ml == {}
+    np.testing.assert_array_equal(read_label_map(tmp_path / "out" / "case.png").array, read_label_map(labels).array)
+
+
+def test_masks_hold_the_manifests_values(tmp_path):
+    cases = some_cases(tmp_path, 1)
+    engine = engine_of(labels={"background": (0,), "organ": (7, 8), "lesion": (300,)})
+    (report,) = run_infer(engine, cases, output=tmp_path / "out")
+    made, found = scan("ras"), read_label_map(tmp_path / "out" / report.output)
+    np.testing.assert_array_equal(found.array, np.array([0, 7, 300])[made.labels])
+
+
+def test_reports_measure_the_mask(tmp_path):
+    made = scan("lps")
+    image, _ = write_scan(made, tmp_path)
+    engine = engine_of(spacing=(0.9, 0.9, 1.4))
+    (report,) = run_infer(engine, [InferCase(id="case", images=(image,))], output=tmp_path / "out")
+    organ = int((made.labels == 1).sum())
+    assert report.voxels["organ"] == organ
+    assert report.volume_ml["organ"] == pytest.approx(organ * 0.9 * 0.9 * 1.4 / 1000)
+    assert report.touches_border == {"organ": False, "lesion": False}
+    assert set(report.seconds) == {"read", "compute", "write"}
+    assert report.sha256 == sha256_file(tmp_path / "out" / "case.nii.gz")
+
+
+def test_a_second_run_keeps_everything_and_opens_nothing(tmp_path, count_reads):
+    cases, output = some_cases(tmp_path), tmp_path / "out"
+    first = list(run_infer(engine_of(), cases, output=output))
+    before = hashes(output)
+    count_reads.clear()
+    second = list(run_infer(engine_of(), cases, output=output))
+    assert [report.status for report in second] == ["kept"] * 3
+    assert [report.voxels for report in second] == [report.voxels for report in first]
+    assert count_reads == []
+    assert hashes(output) == before
+
+
+@pytest.mark.parametrize("harm", ["mask gone", "mask cut", "mask edited", "sidecar gone", "sidecar cut", "scan changed"])
+def test_what_does_not_match_is_made_again(tmp_path, count_reads, harm):
+    cases, output = some_cases(tmp_path), tmp_path / "out"
+    list(run_infer(engine_of(), cases, output=output))
+    before = hashes(output)
+    count_reads.clear()
+    mask, sidecar = output / "case_1.nii.gz", output / "case_1.nii.gz.sidecar.json"
+    if harm == "mask gone":
+        mask.unlink()
+    elif harm == "mask cut":
+        mask.write_bytes(mask.read_bytes()[:-20])
+    elif harm == "mask edited":
+        shutil.copy(output / "case_0.nii.gz", mask)
+    elif harm == "sidecar gone":
+        sidecar.unlink()
+    elif harm == "sidecar cut":
+        sidecar.write_text(sidecar.read_text()[:40])
+    else:
+        write_scan(scan("ras", seed=9), tmp_path, case_id="case_1")
+    again = list(run_infer(engine_of(), cases, output=output))
+    assert [report.status for report in again] == ["kept", "ok", "kept"]
+    assert count_reads == ["case_1.nii.gz"]
+    assert (hashes(output) == before) is (harm != "scan changed")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: engine_of(threshold_model(sha256="b" * 64)),
+        lambda: engine_of(section=InferSection(overlap=0.25)),
+        lambda: engine_of(section=InferSection(mirror=True)),
+        lambda: engine_of(threshold_model(), threshold_model(sha256="b" * 64)),
+    ],
+)
+def test_another_model_or_setting_makes_masks_again(tmp_path, other):
+    cases, output = some_cases(tmp_path, 2), tmp_path / "out"
+    list(run_infer(engine_of(), cases, output=output))
+    assert [report.status for report in run_infer(other(), cases, output=output)] == ["ok", "ok"]
+
+
+def test_which_cases_are_asked_for_does_not_make_masks_again(tmp_path):
+    cases, output = some_cases(tmp_path, 2), tmp_path / "out"
+    list(run_infer(engine_of(section=InferSection(cases="validation")), cases, output=output))
+    again = list(run_infer(engine_of(section=InferSection(cases="all")), cases, output=output))
+    assert [report.status for report in again] == ["kept", "kept"]
+
+
+def test_bad_cases_are_passed_over(tmp_path):
+    cases = some_cases(tmp_path, 4)
+    cases[1].images[0].write_bytes(cases[1].images[0].read_bytes()[:-300])
+    missing = InferCase(id="missing", images=(tmp_path / "none.nii.gz",))
+    known = InferCase(id="known", images=(), fault="known: is outside the data root; move it")
+    mixed = [cases[0], cases[1], missing, cases[2], known, cases[3]]
+    reports = list(run_infer(engine_of(), mixed, output=tmp_path / "out"))
+
+    assert [report.id for report in reports] == [case.id for case in mixed]
+    assert [report.status for report in reports] == ["ok", "refused", "refused", "ok", "refused", "ok"]
+    assert "case_1.nii.gz" in reports[1].reason
+    assert "none.nii.gz: can't be read (No such file or directory)" in reports[2].reason
+    assert reports[4].reason == "known: is outside the data root; move it"
+    assert all(str(tmp_path) not in report.reason for report in reports if report.reason)
+
+    clean = tmp_path / "clean"
+    list(run_infer(engine_of(), [cases[0], cases[2], cases[3]], output=clean))
+    assert hashes(clean) == hashes(tmp_path / "out")
+
+
+def test_a_fault_of_the_network_is_one_cases_fault(tmp_path, monkeypatch):
+    engine, calls = engine_of(), []
+    scores = engine.scores
+
+    def sometimes(array):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of luck")
+        return scores(array)
+
+    monkeypatch.setattr(engine, "scores", sometimes)
+    reports = list(run_infer(engine, some_cases(tmp_path), output=tmp_path / "out"))
+    assert [report.status for report in reports] == ["ok", "failed", "ok"]
+    assert reports[1].reason.startswith("case_1: ended in RuntimeError")
+
+
+def test_another_number_of_channels_is_refused(tmp_path):
+    reports = list(run_infer(engine_of(channels=2), some_cases(tmp_path, 1), output=tmp_path / "out"))
+    assert reports[0].status == "refused"
+
+
+def test_a_scan_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    cases = some_cases(tmp_path, 2)
+    load_case = stage.load_case
+
+    def meddle(images, channels):
+        volume = load_case(images, channels)
+        if images[0].name.startswith("case_0"):
+            write_scan(scan("ras", seed=5), tmp_path, case_id="case_0")
+        return volume
+
+    monkeypatch.setattr(stage, "load_case", meddle)
+    reports = list(run_infer(engine_of(), cases, output=tmp_path / "out"))
+    assert [report.status for report in reports] == ["refused", "ok"]
+    assert "was changed while it was read" in reports[0].reason
+
+
+def test_a_fault_of_the_output_stops_the_run(tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise EnvironmentFault("case_0.nii.gz: no space left to write it, 0 bytes free; make room and run again")
+
+    monkeypatch.setattr(stage, "write_label_map", full)
+    with pytest.raises(EnvironmentFault, match="no space left"):
+        list(run_infer(engine_of(), some_cases(tmp_path), output=tmp_path / "out"))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
+
+
+def test_two_masks_of_one_name_are_refused_before_anything_is_written(tmp_path):
+    (case,) = some_cases(tmp_path, 1)
+    with pytest.raises(UsageError, match=r"case_0.nii.gz: would be the mask of"):
+        list(run_infer(engine_of(), [case, case], output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_left_early_leaves_whole_masks_and_no_threads(tmp_path):
+    cases, output = some_cases(tmp_path, 5), tmp_path / "out"
+    run = run_infer(engine_of(), cases, output=output)
+    assert next(run).id == "case_0"
+    run.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
+    for mask in output.glob("*.nii.gz"):
+        read_label_map(mask)
+    reports = list(run_infer(engine_of(), cases, output=output))
+    assert all(report.good for report in reports)
+    straight = tmp_path / "straight"
+    list(run_infer(engine_of(), cases, output=straight))
+    assert hashes(output) == hashes(straight)
+
+
+def test_a_mask_without_sidecar_and_left_temporaries_are_cleared_up(tmp_path):
+    cases, output = some_cases(tmp_path, 2), tmp_path / "out"
+    list(run_infer(engine_of(), cases, output=output))
+    before = hashes(output)
+    (output / "case_0.nii.gz.sidecar.json").unlink()
+    # Process ids end at 2^22, so this one is dead.
+    (output / f".tmp-{stage_host()}-9999999-0a0b0c0d-case_1.nii.gz").write_bytes(b"half a mask")
+    list(run_infer(engine_of(), cases, output=output))
+    assert hashes(output) == before
+
+
+def stage_host():
+    import socket
+
+    return "".join(c for c in socket.gethostname() if c.isalnum())[:20] or "host"
+
+
+def test_an_ensemble_averages_scores(tmp_path):
+    # Alone the models would say "organ" from 100 and from 300 on; their mean says it from 200 on.
+    cases = some_cases(tmp_path, 1)
+    models = [threshold_model(low=low, high=high) for low, high in ((100.0, 300.0), (300.0, 500.0))]
+    (report,) = run_infer(engine_of(*models), cases, output=tmp_path / "out")
+    found = read_label_map(tmp_path / "out" / report.output)
+    np.testing.assert_array_equal(found.array, scan("ras").labels)
+
+
+def test_one_broken_case_among_many_changes_no_other(tmp_path):
+    cases = some_cases(tmp_path, 12)
+    cases[7].images[0].write_bytes(b"no scan")
+    reports = list(run_infer(engine_of(), cases, output=tmp_path / "out"))
+    assert [report.id for report in reports if not report.good] == ["case_7"]
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 11
