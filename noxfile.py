@@ -1,4 +1,5 @@
-"""Checks of the project: ``nox`` runs lint, types and tests. Every session reuses the environment nox runs in."""
+#!/usr/bin/env python3
+"""Checks of the project: ``nox`` runs lint, types and tests. Every session reuses the environment nox itself runs in."""
 
 import sys
 from pathlib import Path
@@ -7,7 +8,6 @@ import nox
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests"]
 
 PYTHON = sys.executable
 
@@ -31,15 +31,19 @@ def tests(session: nox.Session) -> None:
     session.run(PYTHON, "-m", "pytest", "-m", "not slow", "--durations=10", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def smoke(session: nox.Session) -> None:
     """What the fast suite leaves out: the four stages end to end, kills, real scans."""
     session.run(PYTHON, "-m", "pytest", "-m", "slow", "--durations=10", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Every benchmark, one after the other, or those named: ``nox -s bench -- bench_store.py``."""
     folder = Path("benchmarks")
     for script in [folder / name for name in session.posargs] or sorted(folder.glob("bench_*.py")):
         session.run(PYTHON, str(script))
+
+
+if __name__ == "__main__":
+    nox.main()

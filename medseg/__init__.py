@@ -9,6 +9,12 @@ Example::
 
     model = medseg.load("work/hippocampus/runs/fold_0/model")
     label_map = model.predict("scan.nii.gz", output="mask.nii.gz")
+
+    prediction = label_map.array == 1
+    reference = medseg.read_label_map("reference.nii.gz").array == 1
+    medseg.dice(medseg.count_overlap(prediction, reference))
+    distances = medseg.surface_distances(prediction, reference, spacing_mm=(1.0, 1.0, 1.0))
+    medseg.hausdorff_percentile(distances, percent=95)
 """
 
 from __future__ import annotations
@@ -19,6 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg.errors import MedsegError
+    from medseg.evaluation.case import score_masks
+    from medseg.evaluation.overlap import count_overlap, dice
+    from medseg.evaluation.surface import (
+        average_symmetric,
+        hausdorff,
+        hausdorff_percentile,
+        normalised_surface_dice,
+        surface_distances,
+    )
     from medseg.imaging import LabelMap, Volume, read_label_map, read_volume, write_label_map
     from medseg.inference.predictor import Predictor
 
@@ -27,8 +42,16 @@ _HOMES = {
     "MedsegError": "medseg.errors",
     "Predictor": "medseg.inference.predictor",
     "Volume": "medseg.imaging",
+    "average_symmetric": "medseg.evaluation.surface",
+    "count_overlap": "medseg.evaluation.overlap",
+    "dice": "medseg.evaluation.overlap",
+    "hausdorff": "medseg.evaluation.surface",
+    "hausdorff_percentile": "medseg.evaluation.surface",
+    "normalised_surface_dice": "medseg.evaluation.surface",
     "read_label_map": "medseg.imaging",
     "read_volume": "medseg.imaging",
+    "score_masks": "medseg.evaluation.case",
+    "surface_distances": "medseg.evaluation.surface",
     "write_label_map": "medseg.imaging",
 }
 
@@ -38,9 +61,17 @@ __all__ = [
     "Predictor",
     "Volume",
     "__version__",
+    "average_symmetric",
+    "count_overlap",
+    "dice",
+    "hausdorff",
+    "hausdorff_percentile",
     "load",
+    "normalised_surface_dice",
     "read_label_map",
     "read_volume",
+    "score_masks",
+    "surface_distances",
     "write_label_map",
 ]
 
@@ -77,4 +108,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__all__)

@@ -8,17 +8,20 @@ The same command again goes on where it stopped; a finished run says so. ``--fre
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
 
 if TYPE_CHECKING:
+    from medseg.tracking.run import TrackedRun
     from medseg.training.stage import TrainingInputs
 
-_STARTED = time.monotonic()
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,68 +33,60 @@ def _train(context: Context) -> int:
     from medseg.durable import FolderLock
     from medseg.inference.runs import latest_run, next_run
     from medseg.networks.precision import choose_device
-    from medseg.tracking.record import write_stage_record
+    from medseg.runner.progress import StepProgress
     from medseg.tracking.tracker import open_tracker
     from medseg.training.stage import run_training
 
-    config, started = context.experiment, time.monotonic()
-    inputs = _inputs(context)
+    config, device, inputs = context.experiment, choose_device(context.device), _inputs(context)
     folder = (next_run if context.args.fresh else latest_run)(context.work, config.data.fold)
     with (
         FolderLock(folder),
         open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain()) as tracker,
-        tracker.run(
-            stage="train",
-            name=f"train {folder.name}",
-            params=config.plain(),
-            tags={},
-            resume_file=folder / "tracking.json",
-        ) as run,
+        tracker.run("train", f"train {folder.name}", resume_file=folder / "tracking.json") as run,
+        StepProgress("train") as bar,
     ):
+        run.log_dataset(config.name, inputs.prepared.sha256, [{"case": case} for case in inputs.training])
         epochs = run_training(
             inputs,
             folder,
-            device=choose_device(context.device),
-            elapsed_seconds=lambda: time.monotonic() - _STARTED,
+            device=device,
+            elapsed_seconds=lambda: time.monotonic() - context.started,
             allow_changed=context.args.allow_changed,
             stop=lambda: bool(context.stop),
+            each_step=bar.reach,
         )
         for epoch in epochs:
             if epoch.complete:
+                _LOG.info("%s", epoch)
                 run.log_metrics(epoch.metrics(), step=epoch.step)
-        write_stage_record(
-            folder,
-            stage="train",
-            config=config.plain(),
-            inputs={"prepared": inputs.prepared.sha256, "manifest": inputs.manifest_sha256},
-            seconds=time.monotonic() - started,
-        )
+        if not context.stop:
+            _record(context, inputs, folder, run)
+    sys.stdout.write(f"{folder}: {'stopped, state saved' if context.stop else 'trained'}\n")
     return 0
 
 
 def _inputs(context: Context) -> TrainingInputs:
-    import yaml
-
     from medseg.manifest import load_manifest
     from medseg.preparation.store import PreparedData
-    from medseg.training.stage import TrainingInputs, prepared_ids
+    from medseg.training.stage import training_inputs
 
-    config = context.experiment
     assert context.manifest_path is not None
-    manifest, prepared = load_manifest(context.manifest_path), PreparedData.open(context.work / "prepared")
-    kept, held_out = manifest.fold_cases(config.data.fold) if config.data.fold is not None else (manifest.training, ())
-    skip = config.prepare.on_bad_case == "skip"
-    return TrainingInputs(
-        prepared=prepared,
-        training=prepared_ids(prepared, kept, skip=skip),
-        validation=prepared_ids(prepared, held_out, skip=skip),
-        network=config.network,
-        section=config.train,
-        seed=config.seed,
-        fold=config.data.fold,
-        config_text=yaml.safe_dump(config.plain(), sort_keys=False),
-        manifest_sha256=manifest.sha256,
-    )
+    manifest = load_manifest(context.manifest_path)
+    return training_inputs(context.experiment, manifest, PreparedData.open(context.work / "prepared"))
+
+
+def _record(context: Context, inputs: TrainingInputs, folder: Path, run: TrackedRun) -> None:
+    from medseg.durable import sha256_file
+    from medseg.tracking.figures import learning_curves_png
+    from medseg.tracking.record import write_stage_record
+    from medseg.training.state import history_curves
+
+    hashes = {"manifest": inputs.manifest_sha256, "prepared": inputs.prepared.sha256}
+    hashes["model"] = sha256_file(folder / "model" / "model.json")
+    seconds = time.monotonic() - context.started
+    write_stage_record(folder, stage="train", config=context.experiment.plain(), inputs=hashes, seconds=seconds)
+    run.log_figure_png(learning_curves_png(history_curves(folder / "state")), "learning curves")
+    run.log_folder(folder / "model", "model")
 
 
 if __name__ == "__main__":

@@ -37,3 +37,9 @@ def no_absolute_paths(tmp_path: Path):
         assert "\n" not in text, "a message is one line"
 
     return check
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes many small files without waiting for the disk; for tests that look at content, not durability."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,7 @@ class Context:
         data_root: where a manifest's relative paths start.
         manifest_path: the config's manifest.
         device: "cpu", "cuda" or "cuda:1", as asked for; None lets the stage choose.
+        started: ``time.monotonic()`` when the verb began, which a budget in minutes counts from.
         stop: set by the first SIGINT, SIGTERM or SIGUSR1 where the verb is graceful.
     """
 
@@ -66,6 +68,7 @@ class Context:
     data_root: Path = Path()
     manifest_path: Path | None = None
     device: str | None = None
+    started: float = field(default_factory=time.monotonic)
     stop: StopRequest = field(default_factory=StopRequest)
 
     @property

@@ -56,6 +56,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     split = layouts.add_parser("split", help="give the cases of a manifest their folds", allow_abbrev=False)
     split.add_argument("folder", type=Path, metavar="MANIFEST", help="a .json or .csv manifest")
     split.add_argument("--output", type=Path, metavar="FILE", help="where to write it [over MANIFEST]")
+    # Left out of the namespace where it is not given, so that the common flag in front of the layout stays.
+    text = "where the manifest's paths start [its own folder]"
+    split.add_argument("--data-root", type=Path, metavar="DIR", default=argparse.SUPPRESS, help=text)
     _fold_arguments(split)
 
 

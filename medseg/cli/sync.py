@@ -47,10 +47,14 @@ def _sync(context: Context) -> int:
     if left.records:
         why = reason or "time ran out"
         raise EnvironmentFault(
-            f"tracking: {left.records} records of {left.runs} run{"s"[: left.runs != 1]} still wait ({why}); sync again later"
+            f"tracking: {left.records} records of {_runs(left.runs)} still wait ({why}); sync again later"
         )
     refused = left.refused - before.refused
-    sys.stdout.write(f"sync: {before.records} records of {before.runs} run{"s"[: before.runs != 1]} sent to the {store.kind}\n")
+    sys.stdout.write(f"sync: {before.records} records of {_runs(before.runs)} sent to the {store.kind}\n")
     if refused:
         sys.stdout.write(f"sync: {refused} of them were refused by it for good; tracking/sender.log has the reasons\n")
     return 0
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

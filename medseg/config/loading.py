@@ -52,7 +52,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the resolved config as YAML, atomically; ``load_config`` reads it back to an equal one."""
-    write_text(path, yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
+    write_text(path, config_text(config))
+
+
+def config_text(config: Config) -> str:
+    """The resolved config as YAML."""
+    return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> str:

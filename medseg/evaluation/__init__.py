@@ -1,6 +1,7 @@
 """Scores of masks against references: overlap, volumes, surface distances, and what empty masks count for."""
 
 from medseg.evaluation.case import ClassScores, score_classes, score_label_maps, score_masks
+from medseg.evaluation.experiment import CaseSet, folder_set, manifest_set
 from medseg.evaluation.matching import CasePaths, match_folders, match_references
 from medseg.evaluation.pair import MaskPair
 from medseg.evaluation.protocol import Protocol, make_protocol
@@ -10,6 +11,7 @@ from medseg.evaluation.surface import SurfaceDistances, surface_distances
 
 __all__ = [
     "CasePaths",
+    "CaseSet",
     "ClassScores",
     "EvaluateReport",
     "MaskPair",
@@ -18,7 +20,9 @@ __all__ = [
     "SurfaceDistances",
     "case_table",
     "flat_metrics",
+    "folder_set",
     "make_protocol",
+    "manifest_set",
     "match_folders",
     "match_references",
     "run_evaluate",

@@ -25,11 +25,13 @@ class CasePaths:
     Attributes:
         case_id: the stem, or the manifest's id.
         prediction, reference: label maps.
+        fault: why it can't be scored, where that was known beforehand.
     """
 
     case_id: str
     prediction: Path | None
     reference: Path | None
+    fault: str | None = None
 
 
 def label_files(folder: Path) -> dict[str, Path]:

@@ -30,6 +30,15 @@ class Protocol:
         """The classes that are scored: all but the background."""
         return tuple(self.labels)[1:]
 
+    def plain(self) -> dict[str, object]:
+        """As plain values, for records."""
+        return {
+            "labels": {name: list(values) for name, values in self.labels.items()},
+            "ignore": self.ignore,
+            "tolerance_mm": dict(self.tolerance_mm),
+            "empty": self.policy.name,
+        }
+
 
 def make_protocol(
     *,

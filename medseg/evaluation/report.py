@@ -55,6 +55,13 @@ class Scores:
         """Cases with a reference."""
         return len(self.rows) + len(self.missing) + len(self.failed)
 
+    def identity(self) -> dict[str, str]:
+        """One hash over all scored predictions and one over all references."""
+        return {
+            "predictions": sha256_json({case: pair[0] for case, pair in self.inputs.items()}),
+            "references": sha256_json({case: pair[1] for case, pair in self.inputs.items()}),
+        }
+
     @property
     def complete(self) -> bool:
         """Whether every expected case was scored and nothing was left over."""
@@ -120,8 +127,7 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
         "notes": list(scores.notes),
         "definitions": definitions(scores.protocol.policy),
         "identity": {
-            "predictions_sha256": sha256_json({case: pair[0] for case, pair in scores.inputs.items()}),
-            "references_sha256": sha256_json({case: pair[1] for case, pair in scores.inputs.items()}),
+            **{f"{name}_sha256": value for name, value in scores.identity().items()},
             "cases_csv_sha256": cases_csv_sha256,
             "code_sha256": code_sha256(),
             "versions": versions(),
@@ -147,16 +153,15 @@ def terminal_table(scores: Scores) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=_title(scores), title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
-    table.add_column("class")
+    table = Table(
+        title=_title(scores), title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False
+    )
+    table.add_column("class", min_width=8, overflow="fold")
     for _, title in _SHOWN:
         table.add_column(title, justify="right", no_wrap=True)
-    for title in ("cases", "missed", "spurious", "both empty"):
-        table.add_column(title, justify="right")
+    table.add_column("cases", justify="right")
     for summary in scores.classes:
-        cells = [_cell(summary, name) for name, _ in _SHOWN]
-        counts = (str(summary.counts[key]) for key in ("cases", "missed", "spurious", "both_empty"))
-        table.add_row(summary.class_name, *cells, *counts)
+        table.add_row(summary.class_name, *(_cell(summary, name) for name, _ in _SHOWN), _count_words(summary))
     if len(scores.classes) > 1:
         means = mean_of_classes(scores.classes)
         table.add_section()
@@ -169,9 +174,14 @@ def _title(scores: Scores) -> str:
     return f"{scores.name}: {len(scores.rows)} of {scores.expected} cases scored"
 
 
+def _count_words(summary: ClassSummary) -> str:
+    empty = ((summary.counts[key], key.replace("_", " ")) for key in ("missed", "spurious", "both_empty"))
+    return "\n".join([str(summary.counts["cases"]), *(f"{count} {words}" for count, words in empty if count)])
+
+
 def _cell(summary: ClassSummary, name: str) -> str:
     found = summary.metrics[name]
-    spread = f" ± {_number(found.sd)}" if found.sd is not None else ""
+    spread = f"±{found.sd:.3g}" if found.sd is not None else ""
     return f"{_number(found.mean)}{spread}{'*' if found.n_imputed else ''}"
 
 

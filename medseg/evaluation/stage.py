@@ -12,6 +12,7 @@ from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha2
 from medseg.errors import InputError, ScanError
 from medseg.evaluation.aggregate import summarise
 from medseg.evaluation.case import CaseTask, ClassScores, FileState, file_stamp, score_case
+from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.identity import settings_sha256
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import Protocol
@@ -64,36 +65,26 @@ class EvaluateReport:
         )
 
 
-def run_evaluate(
-    cases: Sequence[CasePaths],
-    *,
-    name: str,
-    protocol: Protocol,
-    output: Path,
-    processes: int | None = None,
-    notes: Sequence[str] = (),
-) -> EvaluateReport:
+def run_evaluate(cases: CaseSet, *, output: Path, processes: int | None = None) -> EvaluateReport:
     """Scores every case and writes ``cases.csv``, ``metrics.json`` and ``cases/<case>.json`` into ``output``.
 
     A case's rows are stored with a key over both files' content, the settings and the code; where it agrees they are kept
     and no label map is read. The files are equal byte for byte, however often the run was stopped and resumed.
 
     Args:
-        cases: pairs of paths; a missing side is reported, never dropped.
-        name: of the set, for tables.
-        protocol: how to score.
+        cases: pairs of paths and how to score them; a missing side is reported, never dropped.
         output: folder of this set's scores.
         processes: at once; None chooses by cores and memory.
-        notes: sentences that go into ``metrics.json``.
 
     Raises:
         LockedError: another process writes ``output``.
         EnvironmentFault: ``output`` can't be written.
     """
+    protocol = cases.protocol
     with FolderLock(output):
         store = _RowStore(output / "cases", settings_sha256(protocol))
         remove_stale_temporaries(output)
-        files, failed = _hash_all(cases)
+        files, failed = _hash_all(cases.pairs)
         rows = {case_id: kept for case_id in files if (kept := store.read(case_id, files[case_id])) is not None}
         kept_count = len(rows)
         waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
@@ -104,15 +95,15 @@ def run_evaluate(
                 store.write(outcome.case_id, files[outcome.case_id], outcome.value)
                 rows[outcome.case_id] = outcome.value
         scores = Scores(
-            name=name,
+            name=cases.name,
             rows=rows,
             classes=summarise(rows, protocol.class_names, protocol.policy),
-            missing=tuple(case.case_id for case in cases if case.prediction is None),
-            extra=tuple(case.case_id for case in cases if case.reference is None),
+            missing=tuple(pair.case_id for pair in cases.pairs if pair.prediction is None and pair.fault is None),
+            extra=tuple(pair.case_id for pair in cases.pairs if pair.reference is None and pair.fault is None),
             failed=failed,
             inputs={case_id: (files[case_id][0].sha256, files[case_id][1].sha256) for case_id in rows},
             protocol=protocol,
-            notes=tuple(notes),
+            notes=tuple(cases.notes),
         )
         write_scores(scores, output)
     return EvaluateReport(scores=scores, scored=len(rows) - kept_count, kept=kept_count)
@@ -120,11 +111,9 @@ def run_evaluate(
 
 def _hash_all(cases: Sequence[CasePaths]) -> tuple[dict[str, Files], dict[str, str]]:
     """Both files of every complete pair hashed, and why the others can't be."""
-    pairs = [
-        (c.case_id, c.prediction, c.reference) for c in cases if c.prediction is not None and c.reference is not None
-    ]
+    failed = {case.case_id: case.fault for case in cases if case.fault is not None}
+    pairs = [(c.case_id, c.prediction, c.reference) for c in cases if c.prediction and c.reference and not c.fault]
     files: dict[str, Files] = {}
-    failed: dict[str, str] = {}
     with ThreadPoolExecutor(available_cores()) as threads:  # hashing lets go of the interpreter's lock
         jobs = [(case_id, [threads.submit(_hashed, path, case_id) for path in pair]) for case_id, *pair in pairs]
         for case_id, (prediction, reference) in jobs:

@@ -8,13 +8,16 @@ No message or warning holds header text: files go by their names, series by a sh
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.errors import MedsegError, ScanError
 from medseg.imaging.dicom_pixels import read_planes, rescaled
+from medseg.imaging.dicom_planes import Plane
 from medseg.imaging.dicom_series import Found, choose_series, find_series, series_code
 from medseg.imaging.dicom_stack import Stack, build_stack
 from medseg.imaging.dicom_suv import suv_scale
@@ -88,21 +91,23 @@ class DicomSeries:
             first = self._stack.planes[next(iter(places.values()))]
             for index, stored in read_planes(first.file, first.pixels, frozenset(places)):
                 plane = self._stack.planes[places[index]]
-                voxels[places[index]] = self._values(stored, plane.slope, plane.intercept, factor, plane.label)
-        header = Header(**{**vars(self.header), "warnings": (*self.header.warnings, *warnings)})
+                voxels[places[index]] = _values(stored, plane, factor)
+        header = replace(self.header, warnings=(*self.header.warnings, *warnings))
         return Volume(array=voxels.transpose(2, 1, 0)[np.newaxis], affine=self._stack.affine.copy(), header=header)
 
-    def _values(
-        self, stored: FloatArray, slope: float, intercept: float, factor: float | None, label: str
-    ) -> FloatArray:
-        values = rescaled(stored, slope, intercept)
-        with np.errstate(over="ignore"):
-            if factor is not None and factor != 1:
-                values *= np.float32(factor)
-        if not np.isfinite(values).all():
-            count = int(values.size - np.isfinite(values).sum())
-            raise ScanError(f"{label}: {count} values are not finite after rescaling; repair or export the file again")
-        return values
+
+def _values(stored: npt.NDArray[Any], plane: Plane, factor: float | None) -> FloatArray:
+    """One plane rescaled, and times ``factor`` as one more float32 product where there is one."""
+    values = rescaled(stored, plane.slope, plane.intercept)
+    with np.errstate(over="ignore"):
+        if factor is not None and factor != 1:
+            values *= np.float32(factor)
+    finite = int(np.isfinite(values).sum())
+    if finite != values.size:
+        raise ScanError(
+            f"{plane.label}: {values.size - finite} values are not finite after rescaling; repair or export the file again"
+        )
+    return values
 
 
 def _wants_suv(label: str, unit: str | None) -> bool:

@@ -70,7 +70,7 @@ def check_fragments(header: FileHeader, frames: int) -> None:
                 _check_size(header, stream.read(min(length, _JPEG_PEEK_BYTES)))
             stream.seek(start + length)
             fragments += 1
-    if mark[:4] != _END:
+    if mark[:4] != _END or len(mark) < 8:
         raise ScanError(f"{header.label}: compressed PixelData ends early; copy the file again")
     if fragments < frames:
         raise ScanError(f"{header.label}: compressed PixelData has {fragments} of {frames} planes; copy the file again")

@@ -146,7 +146,11 @@ def _check_length(header: FileHeader, found: PixelFormat) -> None:
     if declared == UNDEFINED_LENGTH:
         raise ScanError(f"{label}: {keyword} has no length although it is not compressed; export the file again")
     if declared not in (expected, expected + expected % 2):
-        got = f"{declared:,} of {expected:,} bytes" if declared < expected else f"{declared:,} bytes, expected {expected:,}"
+        got = (
+            f"{declared:,} of {expected:,} bytes"
+            if declared < expected
+            else f"{declared:,} bytes, expected {expected:,}"
+        )
         raise ScanError(
             f"{label}: {keyword} has {got} ({found.columns}x{found.rows}x{found.frames} {found.dtype}); copy the file again"
         )

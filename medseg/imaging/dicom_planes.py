@@ -47,6 +47,7 @@ class Plane:
         slope, intercept: of the rescaling, 1 and 0 where there is none.
         has_rescale: whether the header gives them.
         rescale_type: what the values are in, e.g. "HU".
+        units: UCUM code of the rescaled values in an enhanced file whose real-world mapping is that rescaling, else "".
         phase: keyword and value of what may not change within a volume.
     """
 
@@ -64,6 +65,7 @@ class Plane:
     intercept: float
     has_rescale: bool
     rescale_type: str
+    units: str
     phase: tuple[tuple[str, str], ...]
 
 
@@ -165,6 +167,7 @@ def _plane(
         intercept=intercept,
         has_rescale=has_rescale,
         rescale_type=rescale_type,
+        units=_units(groups, slope, intercept),
         phase=phase,
     )
 
@@ -220,3 +223,14 @@ def _rescale(label: str, groups: _Groups) -> tuple[float, float, bool, str]:
     if np.float32(slope) == 0:
         raise ScanError(f"{label}: RescaleSlope is {slope:g}, expected another number than 0; export the series again")
     return slope, intercept, True, item.text("RescaleType")
+
+
+def _units(groups: _Groups, slope: float, intercept: float) -> str:
+    mapping = groups.find("RealWorldValueMappingSequence")
+    if mapping is None:
+        return ""
+    real = mapping.number("RealWorldValueSlope"), mapping.number("RealWorldValueIntercept")
+    codes = mapping.items("MeasurementUnitsCodeSequence")
+    if None in real or not codes or not np.allclose(np.array(real, dtype=float), (slope, intercept), rtol=1e-6, atol=0):
+        return ""
+    return codes[0].text("CodeValue")

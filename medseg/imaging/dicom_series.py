@@ -16,8 +16,8 @@ from pathlib import Path
 
 from medseg.errors import ScanError
 from medseg.imaging.dicom_headers import FileHeader, read_file_header
-from medseg.imaging.dicom_tags import printable
 from medseg.imaging.limits import Limits
+from medseg.imaging.opening import display_name
 
 # Kinds of DICOM object that lie beside images and are none: reports, plans, contours, masks, doses, waveforms.
 _OTHER_OBJECTS = re.compile(
@@ -61,12 +61,12 @@ def find_series(path: Path, limits: Limits, *, allow_none: bool = False) -> Foun
     Raises:
         ScanError: no DICOM image there, a file can't be read or parsed, a damaged file lies between the slices.
     """
-    label = printable(path.name or path.resolve().name)
+    label = display_name(path)
     files = _files(path, label, limits)
     headers: list[FileHeader] = []
     foreign: list[str] = []
     for file in files:
-        name = printable(file.name)
+        name = display_name(file)
         header = read_file_header(file, name if file == path else f"{label}/{name}")
         if header is None:
             foreign.append(name)

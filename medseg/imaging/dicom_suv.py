@@ -9,7 +9,8 @@ where the dose is the injected one, decayed to the start of the scan for ``Decay
 corrected to that moment) and taken as injected for ADMIN. The scan starts at the series' time; if that lies after an
 acquisition (the series was processed later and stamped anew), at GE's private scan time, else at the earliest
 acquisition. Philips counts (CNTS) carry their own factor. GML is SUV already, by body weight unless ``SUVType`` says
-otherwise. A tag that is missing refuses the series by the tag's name.
+otherwise. An enhanced multi-frame file says which moment its values are corrected to (``DecayCorrectionDateTime``) and
+what they are in (the units of its real-world value mapping). A tag that is missing refuses the series by the tag's name.
 """
 
 from __future__ import annotations
@@ -26,12 +27,25 @@ from medseg.imaging.dicom_planes import Plane
 from medseg.imaging.dicom_tags import Tags
 
 _T = TypeVar("_T")
-_SERIES_TAGS = ("Units", "DecayCorrection", "SUVType", "PatientWeight", "SeriesDate", "SeriesTime")
+_SERIES_TAGS = (
+    "Units",
+    "DecayCorrection",
+    "SUVType",
+    "PatientWeight",
+    "SeriesDate",
+    "SeriesTime",
+    "AttenuationCorrected",
+    "DecayCorrected",
+    "DecayCorrectionDateTime",
+)
 _DATE = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")
 _TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?")
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 # After this many half-lives nothing is left to see: the times can't be those of this scan.
-_MOST_HALF_LIVES = 20.0
+_MOST_HALF_LIVES = 10.0
+# Less than the dose of any mouse: written in MBq, where DICOM asks for Bq.
+_LEAST_DOSE_BQ = 1e5
+_HALF_DAY_S = 43200.0
 
 
 def suv_scale(label: str, planes: Sequence[Plane]) -> tuple[float, tuple[str, ...]]:
@@ -52,6 +66,8 @@ def suv_scale(label: str, planes: Sequence[Plane]) -> tuple[float, tuple[str, ..
         )
     for keyword in _SERIES_TAGS:
         _one_value(label, files, keyword)
+    if "PerFrameFunctionalGroupsSequence" in first:
+        return _enhanced_factor(label, files, {plane.units for plane in planes}), ()
     units = first.text("Units")
     if units == "GML":
         kind = first.text("SUVType")
@@ -97,24 +113,51 @@ def _factor_from_activity(label: str, files: Sequence[FileHeader]) -> tuple[floa
             raise ScanError(
                 f"{label}: CorrectedImage lacks {needed}, expected values corrected for it; SUV is undefined"
             )
-    weight_kg = _positive(label, tags, "PatientWeight")
-    tracer = _tracer(label, tags)
-    dose_bq = _positive(label, tracer, "RadionuclideTotalDose")
     correction = tags.text("DecayCorrection")
     if correction == "ADMIN":
-        return weight_kg * 1000 / dose_bq, ()
+        return _factor(label, tags, None), ()
     if correction != "START":
         state = "missing" if not correction else "neither"
         raise ScanError(f"{label}: DecayCorrection is {state}, expected START or ADMIN; SUV is undefined")
-    half_life_s = _positive(label, tracer, "RadionuclideHalfLife")
     scan, notes = _scan_start(label, files)
-    decay_s = _seconds_since_injection(label, tags, tracer, scan)
+    return _factor(label, tags, scan), notes
+
+
+def _enhanced_factor(label: str, files: Sequence[FileHeader], units: set[str]) -> float:
+    tags = files[0].tags
+    if units in ({"g/ml{SUVbw}"}, {"{SUVbw}g/ml"}):
+        return 1.0
+    if units != {"Bq/ml"}:
+        raise ScanError(
+            f"{label}: units of RealWorldValueMappingSequence are missing or of another kind, expected Bq/ml or "
+            "g/ml{SUVbw} in every frame; SUV is undefined"
+        )
+    for keyword in ("AttenuationCorrected", "DecayCorrected"):
+        if tags.text(keyword) != "YES":
+            raise ScanError(f"{label}: {keyword} is not YES, expected values corrected for it; SUV is undefined")
+    moment = _parse_date_time(tags.text("DecayCorrectionDateTime"))
+    if moment is None:
+        raise ScanError(f"{label}: DecayCorrectionDateTime is missing or malformed, which SUV needs; add it")
+    return _factor(label, tags, _in_local_time(moment, tags))
+
+
+def _factor(label: str, tags: Tags, corrected_to: datetime | None) -> float:
+    """SUVbw per Bq/ml for values decay-corrected to a moment in local time; None is the injection."""
+    weight_kg = _positive(label, tags, "PatientWeight")
+    tracer = _tracer(label, tags)
+    dose_bq = _positive(label, tracer, "RadionuclideTotalDose")
+    if dose_bq < _LEAST_DOSE_BQ:
+        raise ScanError(f"{label}: RadionuclideTotalDose is below 1e5 Bq, expected Bq; it may be in MBq, correct it")
+    if corrected_to is None:
+        return weight_kg * 1000 / dose_bq
+    half_life_s = _positive(label, tracer, "RadionuclideHalfLife")
+    decay_s = _seconds_since_injection(label, tags, tracer, corrected_to)
     if decay_s > _MOST_HALF_LIVES * half_life_s:
         raise ScanError(
             f"{label}: scan starts {decay_s / half_life_s:.0f} half-lives after the injection, "
             f"expected at most {_MOST_HALF_LIVES:.0f}; the times or RadionuclideHalfLife are wrong"
         )
-    return weight_kg * 1000 / (dose_bq * math.pow(2.0, -decay_s / half_life_s)), notes
+    return weight_kg * 1000 / (dose_bq * math.pow(2.0, -decay_s / half_life_s))
 
 
 def _tracer(label: str, tags: Tags) -> Tags:
@@ -136,19 +179,29 @@ def _positive(label: str, tags: Tags, keyword: str) -> float:
 
 
 def _scan_start(label: str, files: Sequence[FileHeader]) -> tuple[datetime, tuple[str, ...]]:
-    """When the scan began: the moment to which START corrects the values."""
-    acquired = [moment for header in files if (moment := _acquired(header.tags)) is not None]
-    series = _date_time(files[0].tags, "SeriesDate", "SeriesTime")
-    if series is not None and (not acquired or series <= min(acquired)):
+    """When the scan began, local time: the moment to which START corrects the values."""
+    tags = files[0].tags
+    series = _date_time(tags, "SeriesDate", "SeriesTime")
+    if series is None:
+        raise ScanError(_missing_time(label, tags, "SeriesDate", "SeriesTime"))
+    acquired = [(header, _acquired(header.tags)) for header in files]
+    unknown = next((header for header, moment in acquired if moment is None), None)
+    if unknown is not None:
+        raise ScanError(_missing_time(unknown.label, unknown.tags, "AcquisitionDate", "AcquisitionTime"))
+    earliest = min(moment for _, moment in acquired if moment is not None)
+    if series <= earliest:
         return series, ()
-    if files[0].tags.text("GEPrivateCreator") == "GEMS_PETD_01":
-        private = _parse_date_time(files[0].tags.text("GEScanDateTime"))
+    if tags.text("GEPrivateCreator") == "GEMS_PETD_01":
+        private = _parse_date_time(tags.text("GEScanDateTime"))
         if private is not None:
             return _naive(private), ("series was stamped after its acquisition; GE's private scan time is used",)
-    if len(acquired) < len(files):
-        missing = "SeriesTime" if series is None else "AcquisitionTime"
-        raise ScanError(f"{label}: {missing} is missing or malformed, which SUV needs; add it or drop unit SUV")
-    return min(acquired), ("series was stamped after its acquisition; the earliest acquisition is taken as its start",)
+    return earliest, ("series was stamped after its acquisition; the earliest acquisition is taken as its start",)
+
+
+def _missing_time(label: str, tags: Tags, date: str, time: str) -> str:
+    absent = [keyword for keyword in (date, time) if not tags.text(keyword)]
+    what = f"{absent[0]} is missing" if absent else f"{date} or {time} is malformed"
+    return f"{label}: {what}, which SUV needs; add it to the headers or drop unit SUV"
 
 
 def _acquired(tags: Tags) -> datetime | None:
@@ -168,8 +221,9 @@ def _seconds_since_injection(label: str, tags: Tags, tracer: Tags, scan: datetim
                 "one of which SUV needs; add it or drop unit SUV"
             )
         midnight = scan.replace(hour=0, minute=0, second=0, microsecond=0)
-        # The day is not given: the scan's own, or the one before where that would put the injection after the scan.
-        seconds = (scan - (midnight + time)).total_seconds() % 86400
+        # The day is not given: the scan's own, or the one before where the scan is just past midnight.
+        seconds = (scan - (midnight + time)).total_seconds()
+        seconds += 86400 if seconds < -_HALF_DAY_S else 0
     if seconds < 0:
         raise ScanError(f"{label}: injection lies {-seconds:.0f} s after the scan's start; correct the times")
     return seconds

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 import struct
 import threading
 import warnings
@@ -40,12 +39,11 @@ _KEYWORDS = [
     "SpacingBetweenSlices",
     "TriggerTime",
     "DiffusionBValue",
+    "AttenuationCorrected",
     "DecayCorrected",
     "DecayCorrectionDateTime",
-    "StudyInstanceUID",
     "SeriesInstanceUID",
     "AcquisitionNumber",
-    "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "FrameOfReferenceUID",
@@ -93,15 +91,10 @@ _IMPLICIT_VR = {
     "TemporalPositionIndex": "UL",
     "EffectiveEchoTime": "FD",
     "DiffusionBValue": "FD",
-    "NominalCardiacTriggerDelayTime": "FD",
+    "RealWorldValueSlope": "FD",
+    "RealWorldValueIntercept": "FD",
 }
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _QUIET = threading.RLock()
-
-
-def printable(name: str) -> str:
-    """A file's name with control characters and stray bytes escaped, so that a message stays one line."""
-    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), name)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def read_itk_header(path: Path, *, limits: Limits) -> Header:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise _not_decoded(path) from error
-    return _header(reader, claim, io, path, limits)
+    return _header(reader, reader.GetNumberOfComponents(), claim, path, limits)
 
 
 def read_itk(path: Path, *, channels: int | None, limits: Limits) -> Volume:
@@ -97,7 +97,7 @@ def _read(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], Header]:
         image = SimpleITK.ReadImage(str(path), imageIO=io)
     except RuntimeError as error:
         raise _not_decoded(path) from error
-    header = _header(image, claim, io, path, limits)
+    header = _header(image, image.GetNumberOfComponentsPerPixel(), claim, path, limits)
     array = np.asarray(SimpleITK.GetArrayFromImage(image))
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
@@ -112,10 +112,10 @@ def _not_decoded(path: Path) -> ScanError:
     return ScanError(f"{display_name(path)}: can't be decoded; write it again, or convert it to .nii.gz")
 
 
-def _header(image: Any, claim: Claim, io: str, path: Path, limits: Limits) -> Header:
+def _header(image: Any, components: int, claim: Claim, path: Path, limits: Limits) -> Header:
     """From an image or an image reader, which answer the same questions."""
     name = display_name(path)
-    rank, components = int(image.GetDimension()), int(image.GetNumberOfComponents())
+    rank = int(image.GetDimension())
     size = [int(count) for count in image.GetSize()]
     if rank not in (2, 3, 4) or (rank == 4 and components > 1):
         raise UnsupportedScanError(
@@ -136,7 +136,7 @@ def _header(image: Any, claim: Claim, io: str, path: Path, limits: Limits) -> He
         shape=(shape[0], shape[1], shape[2]),
         affine=affine,
         channels=size[3] if rank == 4 else components,
-        format="nrrd" if io == "NrrdImageIO" else "metaimage",
+        format="nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "metaimage",
         dtype=_dtype_name(image),
         planar=rank == 2,
         warnings=tuple(warnings),

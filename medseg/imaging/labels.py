@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,9 +59,16 @@ def _looked_up(array: LabelArray, class_of: Mapping[int, int]) -> npt.NDArray[np
     if unsigned.dtype == np.uint8:
         return _translated(unsigned, table)
     result = np.empty_like(unsigned, np.uint8)
-    for z in range(unsigned.shape[2]):  # plane by plane, because numpy makes 64-bit indices of them
-        result[:, :, z] = table[unsigned[:, :, z]]
+    for target, plane in _planes(result, unsigned):  # numpy makes 64-bit indices of them, so not all at once
+        target[...] = table[plane]
     return result
+
+
+def _planes(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Pairs of planes across the axis that is slowest in memory."""
+    if source.flags.f_contiguous:
+        return zip(target.transpose(), source.transpose(), strict=True)
+    return zip(target, source, strict=True)
 
 
 def _translated(array: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -78,10 +86,9 @@ def _searched(array: LabelArray, class_of: Mapping[int, int]) -> npt.NDArray[np.
     known = np.array(sorted(fitting), array.dtype)
     indices = np.array([fitting[int(value)] for value in known], np.uint8)
     result = np.full_like(array, _UNKNOWN, np.uint8)
-    for z in range(array.shape[2] if len(known) else 0):
-        plane = array[:, :, z]
+    for target, plane in _planes(result, array) if len(known) else ():
         place = np.minimum(np.searchsorted(known, plane), len(known) - 1)
-        result[:, :, z] = np.where(known[place] == plane, indices[place], _UNKNOWN)
+        target[...] = np.where(known[place] == plane, indices[place], _UNKNOWN)
     return result
 
 

@@ -21,7 +21,7 @@ from medseg.imaging.streams import OpenedStream, chunks
 from medseg.imaging.values import Extremes, rounded
 from medseg.imaging.volume import Affine, Header, LabelMap, Volume
 
-_GZIP_LEVEL = 4
+_GZIP_LEVEL = 6
 _UNIT_MM = {1: 1000.0, 3: 0.001}
 
 

@@ -125,10 +125,10 @@ class GzipStream:
         self._decoder = zlib.decompressobj(self._window_bits)
 
     def _damaged(self, error: zlib.error) -> ScanError:
-        what = "checksum mismatch" if "check" in str(error) and "header" not in str(error) else "broken gzip stream"
+        of_checksum = "data check" in str(error) or "length check" in str(error)
+        what = "checksum mismatch" if of_checksum else f"compressed data breaks off after {self._produced:,} bytes"
         return ScanError(
-            f"{self.name}: {what} after {self._produced:,} bytes, expected a sound gzip stream: the file is damaged; "
-            "copy or download it again"
+            f"{self.name}: {what}, expected a sound stream: the file is damaged; copy or download it again"
         )
 
     def read_up_to(self, count: int) -> bytes:

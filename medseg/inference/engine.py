@@ -83,6 +83,10 @@ class Engine:
             "torch": str(torch.__version__),
         }
 
+    def model_sha256s(self) -> dict[str, str]:
+        """Checksum per model, numbered in their order."""
+        return {f"model_{number}": model.sha256 for number, model in enumerate(self.models)}
+
     def versions(self) -> dict[str, str]:
         """What computed, for the record; masks of the same settings are kept whatever it was."""
         return {"numpy": np.__version__, "device": self.device.type, "precision": precision_name(self.precision)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,6 +68,14 @@ def exit_code(reports: Sequence[CaseReport]) -> int:
     if good > 0:
         return 4
     return 3 if all(report.status == "refused" for report in reports) else 1
+
+
+def summary(reports: Sequence[CaseReport]) -> str:
+    """One sentence: how many cases ended in which way, those there are."""
+    counts = Counter(report.status for report in reports)
+    order: tuple[Status, ...] = ("ok", "kept", "refused", "failed")
+    words = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+    return f"{words} of {len(reports)} cases"
 
 
 class ReportFile:

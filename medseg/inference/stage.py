@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from medseg.durable import remove_stale_temporaries
+from medseg.durable import FolderLock, remove_stale_temporaries
 from medseg.errors import EnvironmentFault, MedsegError, ScanError
 from medseg.imaging import Header, write_label_map
 from medseg.imaging.volume import Affine
@@ -26,10 +27,11 @@ from medseg.inference.cases import InferCase, refuse_same_names
 from medseg.inference.engine import Engine
 from medseg.inference.inputs import InputFiles
 from medseg.inference.measures import measure_classes
-from medseg.inference.report import CaseReport
+from medseg.inference.report import CaseReport, ReportFile
 from medseg.inference.sliding_window import FloatArray
 from medseg.preparation.case import load_case
 from medseg.preparation.grid import Grid
+from medseg.runner.progress import CaseProgress
 from medseg.runner.sidecar import Origin, is_done, read_sidecar, write_sidecar
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +53,30 @@ class _Prepared:
     header: Header | None
     origin: Origin
     seconds: float
+
+
+def infer_folder(engine: Engine, cases: Sequence[InferCase], *, output: Path) -> list[CaseReport]:
+    """As :func:`run_infer`, with all that belongs to a folder: its lock, its ``report.jsonl``, and progress.
+
+    Raises:
+        LockedError: another process writes this folder.
+        UsageError, EnvironmentFault: as ``run_infer``.
+    """
+    refuse_same_names(cases)
+    reports: list[CaseReport] = []
+    with (
+        FolderLock(output),
+        ReportFile(output, [case.id for case in cases]) as lines,
+        CaseProgress("infer", len(cases)) as progress,
+        closing(run_infer(engine, cases, output=output)) as run,
+    ):
+        for report in run:
+            lines.add(report)
+            reports.append(report)
+            progress.advance()
+            if report.reason is not None:
+                _LOG.warning("%s: %s", report.status, report.reason)
+    return reports
 
 
 def run_infer(engine: Engine, cases: Sequence[InferCase], *, output: Path) -> Generator[CaseReport, None, None]:

@@ -1,0 +1,1 @@
+"""Prepared data: checks, fingerprint, plan, normalisation, the store; one case, then all."""

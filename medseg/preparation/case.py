@@ -146,7 +146,8 @@ def prepared_grid(shape: Shape, affine: Affine, change: AxisChange, box: Box, pl
     """Every step of one scan's geometry.
 
     Args:
-        shape, affine: of the scan as its file has it.
+        shape: of the scan as its file has it.
+        affine: likewise.
         change: how its axes are turned.
         box: (start, stop) of the crop on the turned axes.
         plan: for the target spacing.

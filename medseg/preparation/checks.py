@@ -138,10 +138,8 @@ def _duplicates(manifest: Manifest, facts: Mapping[str, CaseFacts]) -> list[Find
                     "a scan must be in one split only: remove one",
                 )
             )
-        first = min(ids)
-        findings += [
-            Finding(i, "warning", f"has the same voxels as {first}") for i in ids if i != first and i not in strays
-        ]
+        kept = sorted(set(ids) - strays.keys())
+        findings += [Finding(i, "warning", f"has the same voxels as {kept[0]}") for i in kept[1:]]
     return findings
 
 

@@ -106,7 +106,7 @@ class Fingerprint:
         try:
             if value["format"] != FINGERPRINT_FORMAT:
                 raise InputError(
-                    f"fingerprint.json: has format {value['format']}, expected {FINGERPRINT_FORMAT}; prepare again with --replan"
+                    f"fingerprint.json: has format {value['format']}, expected {FINGERPRINT_FORMAT}; use --replan"
                 )
             cases = {
                 case_id: CaseGeometry(_ints(c["shape_xyz"]), _floats(c["spacing_xyz_mm"]), float(c["crop_share"]))
@@ -152,7 +152,7 @@ def sketch_intensities(
     sampled = where
     if where.size > _MOST_VOXELS:
         sampled = np.random.default_rng(seed).choice(where, _MOST_VOXELS, replace=False)
-    sketches = []
+    sketches: list[IntensitySketch | None] = []
     for channel in image:
         values = channel.reshape(-1)
         all_values = values[where].astype(np.float64)

@@ -85,16 +85,10 @@ class Grid:
             DamagedFileError: a key is missing or unknown.
         """
         try:
-            affines = {
-                key: tuple(tuple(float(v) for v in row) for row in value[key])
-                for key in ("original_affine", "prepared_affine")
-            }
-            rest = {
-                key: tuple(item) if isinstance(item, list) else item
-                for key, item in value.items()
-                if key not in affines
-            }
-            return cls(**affines, **rest)
+            kept: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+            for key in ("original_affine", "prepared_affine"):
+                kept[key] = tuple(tuple(float(v) for v in row) for row in kept[key])
+            return cls(**kept)
         except (KeyError, TypeError) as error:
             raise DamagedFileError("grid: is no grid of a prepared case; run prepare again") from error
 

@@ -207,11 +207,11 @@ def _fit_network(
     order = _planning_order(spacing, dimensions)
     fine, shape = spacing[order], median[order]
     if given is not None:
-        topology = plan_topology(spacing_mm=fine, patch_size=[given[a] for a in order], keep_patch=True)
+        topology = plan_topology(spacing_mm=fine.tolist(), patch_size=[given[a] for a in order], keep_patch=True)
     else:
         scale = (budget.first_patch_voxels * np.prod(fine)) ** (1 / dimensions)
-        first = [min(round(scale / s), n) for s, n in zip(fine, shape, strict=True)]
-        topology = plan_topology(spacing_mm=fine, patch_size=first)
+        first = [max(1, min(round(scale / s), n)) for s, n in zip(fine, shape, strict=True)]
+        topology = plan_topology(spacing_mm=fine.tolist(), patch_size=first)
     values, shrunk = _values(topology, classes, budget), False
     while given is None and values / budget.reference_batch * _SMALLEST_BATCH > budget.values:
         topology, shrunk = _shrink(topology, fine, shape), True
@@ -243,8 +243,8 @@ def _shrink(topology: Topology, spacing: npt.NDArray[np.float64], shape: npt.NDA
     # Taking the full divisor off could jump over a size that fits, because a shorter axis is halved less often.
     probe = list(patch)
     probe[axis] -= topology.divisors[axis]
-    patch[axis] -= plan_topology(spacing_mm=spacing, patch_size=probe).divisors[axis]
-    return plan_topology(spacing_mm=spacing, patch_size=patch)
+    patch[axis] -= plan_topology(spacing_mm=spacing.tolist(), patch_size=probe).divisors[axis]
+    return plan_topology(spacing_mm=spacing.tolist(), patch_size=patch)
 
 
 def _explain_network(

@@ -92,7 +92,7 @@ class _Examined:
     read: int
 
 
-def run_prepare(
+def run_prepare(  # noqa: PLR0913 - each is a flag of the command
     section: PrepareSection,
     manifest: Manifest,
     *,
@@ -314,9 +314,9 @@ def _must_be_made_with(before: Any, now: Mapping[str, Any]) -> None:
 
 
 def _work_of(examined: _Examined, case_id: str, plan: Plan, output: Path) -> CaseWork:
-    assert (geometry := examined.facts[case_id].geometry) is not None  # a case without is a bad one
     facts, inputs = examined.facts[case_id], examined.inputs[case_id]
-    prepared = Fingerprint({case_id: geometry}, False, ()).resampled_shapes(np.array(plan.spacing_xyz_mm))
+    assert facts.geometry is not None  # a case without is a bad one
+    prepared = Fingerprint({case_id: facts.geometry}, False, ()).resampled_shapes(np.array(plan.spacing_xyz_mm))
     values = max(int(np.prod(facts.shape_xyz)), int(np.prod(prepared))) * len(plan.channels)
     return CaseWork.of(inputs, examined.files[case_id], plan, values, output / "cases")
 

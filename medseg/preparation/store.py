@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -211,7 +211,7 @@ class _Reader:
         self._case = case
         self._descriptor = -1
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> Self:
         try:
             self._descriptor = os.open(self._case.folder / "voxels.bin", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

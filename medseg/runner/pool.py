@@ -13,7 +13,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,12 +80,13 @@ def run_cases(
     in one that lives on: the kernel kills workers when the thread that started them ends.
 
     Args:
-        task: a picklable function (of a module, or a partial of one) of one picklable value.
+        task: a picklable function (of an importable module, or a partial of one) of one picklable value.
         items: pairs of case id and value. None gives no outcome.
         processes: workers at most; 1 or less runs the cases in this process, one after another, unless there is a
             time limit, which takes a process that can be killed.
         timeout_seconds: longest time for one case.
-        start: how a worker is started.
+        start: "spawn" is a fresh interpreter for each worker; "forkserver" forks them from one process that has imported
+            what ``set_forkserver_preload`` named, which pays where every worker would import much.
 
     Raises:
         EnvironmentFault: no worker can be started.
@@ -128,18 +131,33 @@ class _Job:
     tries: int = 0
 
 
+@contextlib.contextmanager
+def _unknown_main() -> Iterator[None]:
+    """Hides the running script from a process that is being started, which would run it again, guarded or not."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 class _Worker:
     """One process, its pipe and the case it has."""
 
     def __init__(self, context: BaseContext, payload: bytes, threads: int, *, direct_child: bool) -> None:
         self.pipe, theirs = context.Pipe()
-        parent_pid = os.getpid() if direct_child else None
-        level = logging.getLogger("medseg").getEffectiveLevel()
+        terms = {
+            "direct_child": direct_child,
+            "threads": threads,
+            "level": logging.getLogger("medseg").getEffectiveLevel(),
+        }
         # Process is an attribute of every concrete context; the typed base has none.
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=work, args=(theirs, payload, parent_pid, threads, level), daemon=True
+            target=work, args=(theirs, payload, os.getpid()), kwargs=terms, daemon=True
         )
-        self.process.start()
+        with _unknown_main():
+            self.process.start()
         theirs.close()
         self.ready = False
         self.job: _Job | None = None
@@ -177,7 +195,7 @@ class _Pool(Generic[T, R]):
         start: Literal["spawn", "forkserver"],
     ) -> None:
         self._context = multiprocessing.get_context(start)
-        self._direct_child = start == "spawn"  # a fork server stands between; workers then end when their pipe closes
+        self._direct_child = start == "spawn"
         self._payload = pickle.dumps(task)
         self._processes = processes
         self._timeout_seconds = timeout_seconds

@@ -70,6 +70,36 @@ class CaseProgress:
             self._bar.stop()
 
 
+class StepProgress:
+    """A bar with the time left for a loop of steps, on a terminal only; a context manager.
+
+    Args:
+        what: the stage's word, e.g. "train".
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._cases: CaseProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def reach(self, step: int, steps: int) -> None:
+        """``step`` of ``steps`` are done; the first call starts the bar there."""
+        if not sys.stderr.isatty():
+            return
+        if self._cases is None:
+            self._cases = CaseProgress(self.what, steps, done=step).__enter__()
+        else:
+            self._cases.advance(step - self._cases.done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cases is not None:
+            self._cases.__exit__(kind, error, trace)
+
+
 def _plain_duration(seconds: float) -> str:
     """A duration as people say it: "40 s", "3 min", "2.5 h"."""
     if seconds < 90:

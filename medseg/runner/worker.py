@@ -6,8 +6,10 @@ import ctypes
 import logging
 import os
 import pickle
+import select
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -74,14 +76,30 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+def end_with_process(pid: int) -> None:
+    """Has a thread kill this process when process ``pid``, which need not be its parent, is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def watch() -> None:
+        select.select([descriptor], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+
+
 def _leave(_signal: int, _frame: object) -> None:
     sys.exit(143)  # as an exception, so that temporaries are removed on the way out
 
 
-def work(pipe: Connection, payload: bytes, parent_pid: int | None, threads: int, level: int) -> None:
+def work(pipe: Connection, payload: bytes, command_pid: int, *, direct_child: bool, threads: int, level: int) -> None:
     """A worker's life: first the safeguards, only then the task's imports, then one case after another."""
-    if parent_pid is not None:
-        die_with_parent(parent_pid)
+    if direct_child:
+        die_with_parent(command_pid)
+    else:  # the parent is a fork server, which lives on as long as one of its workers does
+        end_with_process(command_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave)
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))

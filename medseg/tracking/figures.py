@@ -100,7 +100,9 @@ def _grey_or_colour(image_slice: NDArray[Any]) -> NDArray[np.float32]:
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 0.0)
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    scaled: NDArray[np.float32] = (np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255).astype(np.float32)
+    scaled: NDArray[np.float32] = (np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255).astype(
+        np.float32
+    )
     return np.repeat(scaled[..., None], 3, axis=2) if scaled.ndim == 2 else scaled
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -27,6 +28,8 @@ class _QuietFileHandler(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
         logging.getLogger().removeHandler(self)
+        with contextlib.suppress(OSError):  # what is still buffered has no place either
+            self.close()
         sys.stderr.write(f"{Path(self.baseFilename).name}: can't be written any more; the log goes on here only\n")
 
 

@@ -44,7 +44,7 @@ class Replay:
         self._folder = folder
         self._sent = read_sent(folder, address)
         self._checked = False
-        self._start: Mapping[str, Any] = {}
+        self._dropping = False
         self._handlers: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
             "params": self._params,
             "tags": self._tags,
@@ -108,6 +108,7 @@ class Replay:
                 self._sent = Sent()
             elif not active:
                 _log.warning("run %s was deleted in the tracker; its records are passed over", self._folder.name)
+                self._dropping = True
         self._checked = True
 
     def _send_batch(self, batch: list[Record]) -> None:
@@ -115,8 +116,10 @@ class Replay:
         try:
             if first.kind == "start":
                 self._keep(first.end, run_id=self._begin(first.fields))
+                self._dropping = False
                 return
-            self._handle(batch)
+            if not self._dropping:
+                self._handle(batch)
         except (StoreRefusedError, KeyError, TypeError, ValueError, AttributeError) as error:
             if len(batch) > 1:
                 for record in batch:
@@ -282,12 +285,17 @@ def _preview(blob: Path) -> Path:
     return path
 
 
+def _values(record: Record) -> int:
+    values = record.fields.get("values")
+    return len(values) if record.kind == "metrics" and isinstance(values, Mapping) else METRICS_PER_BATCH
+
+
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
     """Joins neighbouring metrics records up to MLflow's batch size; every other record stands alone."""
     batch: list[Record] = []
     size = 0
     for record in records:
-        count = len(record.fields.get("values", ())) if record.kind == "metrics" else METRICS_PER_BATCH
+        count = _values(record)
         if batch and size + count > METRICS_PER_BATCH:
             yield batch
             batch, size = [], 0

@@ -40,7 +40,7 @@ class Sender:
         self._connect = connect
         self._store: Store | None = None
         self._replays: dict[Path, Replay] = {}
-        self._begun: dict[Path, int] = {}
+        self._begun: dict[Path, tuple[int, bool]] = {}
         self._failures: dict[tuple[Path, int], int] = {}
         self._lock_file: int | None = None
         self._noted: str | None = None
@@ -83,7 +83,7 @@ class Sender:
             StoreAwayError: the store can't be had; ``reason`` says why.
         """
         count = 0
-        for folder, end in sorted(spool_ends(self._work).items(), key=lambda item: self._begun_ms(item[0])):
+        for folder, end in sorted(spool_ends(self._work).items(), key=lambda item: self._place_in_order(item[0])):
             try:
                 count += self._send_one(folder, end)
             except StoreAwayError as error:
@@ -105,12 +105,13 @@ class Sender:
             replay = self._replays[folder] = Replay(self._store, self._address, work=self._work, folder=folder)
         return replay.send()
 
-    def _begun_ms(self, folder: Path) -> int:
+    def _place_in_order(self, folder: Path) -> tuple[int, bool]:
+        """When the run began, and whether it lies below another run, which has to be known first."""
         if folder not in self._begun:
             first = next(read_records(folder), None)
-            if first is None or "ms" not in first.fields:
-                return 0
-            self._begun[folder] = int(first.fields["ms"])
+            if first is None or first.kind != "start":
+                return 0, False
+            self._begun[folder] = (int(first.fields["ms"]), bool(first.fields["parent"]["spooled"]))
         return self._begun[folder]
 
     def _after_failure(self, folder: Path) -> None:

@@ -59,6 +59,11 @@ class EpochResult:
         """Whether the run has ended with it."""
         return self.step >= self.steps
 
+    def __str__(self) -> str:
+        dice = ", ".join(f"{name} {value:.4f}" for name, value in self.validation.items())
+        share = f"epoch {self.epoch}, step {self.step} of {self.steps}, {self.seconds / 60:.1f} min"
+        return f"{share}: loss {self.train_loss:.4f}" + (f", validation Dice {dice}" if dice else "")
+
     def metrics(self) -> dict[str, float]:
         """What a tracker is told: metric name to value, finite values only."""
         values = {
@@ -125,6 +130,7 @@ def fit(
     precision: torch.dtype | None,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    each_step: Callable[[int, int], None] = lambda _step, _steps: None,
 ) -> Iterator[EpochResult]:
     """Trains from ``state.progress.step`` to its end, changing ``state`` in place.
 
@@ -138,6 +144,7 @@ def fit(
         validate: averaged network to Dice per class; called at the end of every ``validation.every_epochs``-th epoch and
             of the run. It never decides which weights are kept.
         stop: asked after each step; True ends the generator after one last, incomplete result.
+        each_step: told (steps done, steps in all) after each step.
 
     Raises:
         InputError: the loss was not finite in more than 20 steps; the message names the last batch's cases.
@@ -152,6 +159,7 @@ def fit(
         value = train_step(state, batch, section=section, loss=loss, rate=rate, seed=seed, precision=precision)
         _count(state, value, batch)
         progress.step += 1
+        each_step(progress.step, progress.steps)
         progress.seconds = before + time.monotonic() - started
         ends_epoch = progress.step % length == 0 or progress.step == progress.steps
         stopping = stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg.config.sections import NetworkSection, TrainSection
+from medseg.config.loading import config_text
+from medseg.config.sections import Config, NetworkSection, PrepareSection, TrainSection
 from medseg.durable import read_json, write_json
 from medseg.errors import ChangedError, InputError
 from medseg.inference.model import save_model
-from medseg.manifest.cases import Case
+from medseg.manifest.cases import Case, Manifest
 from medseg.networks.build import build_network, parameter_count
 from medseg.networks.precision import choose_precision, precision_name
 from medseg.preparation.plan import Plan
@@ -62,6 +63,27 @@ class TrainingInputs:
     manifest_sha256: str
 
 
+def training_inputs(config: Config, manifest: Manifest, prepared: PreparedData) -> TrainingInputs:
+    """What the config's fold is trained on.
+
+    Raises:
+        InputError: a case of the manifest was not prepared, and skipping bad cases was not asked for.
+    """
+    fold, skip = config.data.fold, config.prepare.on_bad_case == "skip"
+    kept, held_out = manifest.fold_cases(fold) if fold is not None else (manifest.training, ())
+    return TrainingInputs(
+        prepared=with_overrides(prepared, config.prepare),
+        training=prepared_ids(prepared, kept, skip=skip),
+        validation=prepared_ids(prepared, held_out, skip=skip),
+        network=config.network,
+        section=config.train,
+        seed=config.seed,
+        fold=fold,
+        config_text=config_text(config),
+        manifest_sha256=manifest.sha256,
+    )
+
+
 def prepared_ids(prepared: PreparedData, cases: Sequence[Case], *, skip: bool) -> tuple[str, ...]:
     """Ids of those of ``cases`` that can be trained on: prepared and with labels.
 
@@ -77,6 +99,13 @@ def prepared_ids(prepared: PreparedData, cases: Sequence[Case], *, skip: bool) -
         )
     present = [case.id for case in cases if case.id in prepared.cases]
     return tuple(case for case in present if prepared.cases[case].has_labels)
+
+
+def with_overrides(prepared: PreparedData, section: PrepareSection) -> PreparedData:
+    """The prepared data under the config's own patch and batch size, which a plan made before does not know yet."""
+    own = {"patch_size_xyz": section.patch_size_xyz, "batch_size": section.batch_size}
+    changes = {name: value for name, value in own.items() if value is not None}
+    return replace(prepared, plan=prepared.plan.model_copy(update=changes))
 
 
 def architecture_of(section: NetworkSection, plan: Plan) -> dict[str, Any]:
@@ -166,6 +195,7 @@ def run_training(
     elapsed_seconds: Callable[[], float],
     allow_changed: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    each_step: Callable[[int, int], None] = lambda _step, _steps: None,
 ) -> Iterator[EpochResult]:
     """Trains in ``folder``, resuming what is there, and ends with ``folder/model``.
 
@@ -176,6 +206,7 @@ def run_training(
         elapsed_seconds: since the command started, for a budget in minutes.
         allow_changed: go on although ``inputs`` differ from what the run began with.
         stop: asked after each step.
+        each_step: told (steps done, steps in all) after each step.
 
     Yields:
         Epoch results, each after the state was saved. Nothing where the run is finished.
@@ -200,7 +231,7 @@ def run_training(
     else:
         state.progress.steps = trainer.plan_steps(elapsed_seconds)
         save_state(folder / "state", state)
-    for result in trainer.fit(stop):
+    for result in trainer.fit(stop, each_step):
         save_state(folder / "state", state)
         yield result
     if state.progress.step >= state.progress.steps:
@@ -276,7 +307,7 @@ class _Trainer:
             validate=partial(self.validate, trial.average) if self.validated else None,
         )
 
-    def fit(self, stop: Callable[[], bool]) -> Iterator[EpochResult]:
+    def fit(self, stop: Callable[[], bool], each_step: Callable[[int, int], None]) -> Iterator[EpochResult]:
         return fit(
             self.state,
             self.batches,
@@ -286,6 +317,7 @@ class _Trainer:
             precision=self.precision,
             validate=self.validate if self.validated else None,
             stop=stop,
+            each_step=each_step,
         )
 
     def save(self, folder: Path) -> None:

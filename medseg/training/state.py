@@ -86,6 +86,20 @@ def save_state(folder: Path, state: TrainState) -> None:
                 old.with_suffix(suffix).unlink()
 
 
+def history_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Metric name to (step, value) pairs of the newest state's finished epochs; empty where there is no state."""
+    records = _steps(folder)
+    history = read_json(records[-1])["progress"]["history"] if records else []
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in history:
+        values = {f"validation Dice {name}": value for name, value in record["validation"].items()}
+        if "train_loss" in record:
+            values["training loss"] = record["train_loss"]
+        for name, value in values.items():
+            curves.setdefault(name, []).append((record["step"], value))
+    return curves
+
+
 def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.json") if path.stem.isdigit())
 

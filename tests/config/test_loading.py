@@ -37,11 +37,11 @@ infer:
     found = faults(tmp_path, text)
     assert len(found) == 5
     by_line = {int(fault.split(":")[1]): fault for fault in found}
-    assert set(by_line) == {4, 6, 8, 10, 13}
+    assert set(by_line) == {4, 6, 8, 9, 13}
     assert "data.fold: is 'two'" in by_line[4]
     assert "train.batchsize: unknown key" in by_line[6]
     assert "learning_rate: is -0.001: input should be greater than 0" in by_line[8]
-    assert "did you mean 'unet'?" in by_line[10]
+    assert "did you mean 'unet'?" in by_line[9]
     assert "is given twice (first on line 12)" in by_line[13]
 
 

@@ -82,8 +82,8 @@ def test_ignore_value_in_a_prediction_is_refused(arrays):
 
 
 def test_unknown_value_in_the_reference_is_refused(arrays):
+    arrays[1][0, 0, 0] = 7
     with pytest.raises(LabelError, match=r"case_1: reference: label values are 7 \(1 voxel\)"):
-        arrays[1][0, 0, 0] = 7
         score_label_maps(label_map(arrays[0]), label_map(arrays[1]), protocol=PROTOCOL, name="case_1")
 
 

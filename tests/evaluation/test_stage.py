@@ -8,6 +8,7 @@ from medseg.durable import FolderLock
 from medseg.errors import LockedError
 from medseg.evaluation import case as case_module
 from medseg.evaluation import match_folders, run_evaluate
+from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.protocol import make_protocol
 
 LABELS = {"background": (0,), "liver": (1,), "tumour": (2,)}
@@ -33,7 +34,8 @@ def reads(monkeypatch):
 
 
 def evaluate(folders, output, *, protocol=PROTOCOL, processes=1):
-    return run_evaluate(match_folders(*folders), name="set", protocol=protocol, output=output, processes=processes)
+    cases = CaseSet(name="set", pairs=match_folders(*folders), protocol=protocol)
+    return run_evaluate(cases, output=output, processes=processes)
 
 
 def written(output):

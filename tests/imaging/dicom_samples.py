@@ -122,9 +122,7 @@ def save(ds: Dataset, path: Path, *, syntax: str = ExplicitVRLittleEndian, pream
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = syntax
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    file = FileDataset(
-        path, ds, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=implicit, is_little_endian=little
-    )
+    file = FileDataset(path, ds, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=implicit, is_little_endian=little)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         file.save_as(path, enforce_file_format=True)

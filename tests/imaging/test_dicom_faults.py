@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import struct
 
@@ -52,7 +51,9 @@ def test_two_series(tmp_path):
 def test_series_asked_for_is_not_there(tmp_path):
     folder = samples.write_series(tmp_path / "ct")
 
-    with pytest.raises(ScanError, match=r"^ct: the series asked for is not among its 1: choose series=CODE of [0-9a-f]{8}"):
+    with pytest.raises(
+        ScanError, match=r"^ct: the series asked for is not among its 1: choose series=CODE of [0-9a-f]{8}"
+    ):
         read_dicom_header(folder, series_uid=samples.SECRET)
 
 
@@ -187,7 +188,9 @@ def test_scout_in_the_series(tmp_path, scout):
     )
 
 
-@pytest.mark.parametrize("cosines", [[1, 0, 0, 0, 1.1, 0], [1, 0, 0, 0.1, 1, 0], [0, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0]])
+@pytest.mark.parametrize(
+    "cosines", [[1, 0, 0, 0, 1.1, 0], [1, 0, 0, 0.1, 1, 0], [0, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0]]
+)
 def test_orientation_that_is_none(tmp_path, cosines):
     refused(
         samples.write_series(tmp_path / "ct", change=samples.everywhere(ImageOrientationPatient=cosines)),
@@ -460,10 +463,14 @@ def test_pixels_of_a_kind_that_is_not_read(tmp_path, change, match):
 
 def test_frames_without_functional_groups(tmp_path):
     change = samples.everywhere(NumberOfFrames=2, PixelData=b"\0" * 140)
-    refused(samples.write_series(tmp_path / "nm", change=change), "without functional groups", kind=UnsupportedScanError)
+    refused(
+        samples.write_series(tmp_path / "nm", change=change), "without functional groups", kind=UnsupportedScanError
+    )
 
 
-@pytest.mark.parametrize("bits", [{"BitsStored": 17}, {"BitsStored": 12, "HighBit": 5}, {"BitsStored": 0}, {"HighBit": 16}])
+@pytest.mark.parametrize(
+    "bits", [{"BitsStored": 17}, {"BitsStored": 12, "HighBit": 5}, {"BitsStored": 0}, {"HighBit": 16}]
+)
 def test_bits_that_do_not_fit(tmp_path, bits):
     refused(
         samples.write_series(tmp_path / "ct", change=samples.everywhere(**bits)),
@@ -519,7 +526,7 @@ def test_flipped_bytes_never_end_in_anything_but_a_refusal(tmp_path):
     file = folder / "IM0001.dcm"
     data = file.read_bytes()
     random = np.random.default_rng(5)
-    refusals = 0
+    refusals = []
     for _ in range(200):
         damaged = bytearray(data)
         for place in random.integers(0, len(data) - 70, 3):
@@ -528,6 +535,6 @@ def test_flipped_bytes_never_end_in_anything_but_a_refusal(tmp_path):
         try:
             read_dicom_volume(folder)
         except ScanError as error:
-            refusals += 1
-            assert not re.search(samples.SECRET, str(error))
-    assert refusals > 10
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert samples.SECRET not in "".join(refusals)

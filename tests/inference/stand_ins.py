@@ -76,7 +76,7 @@ def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, **plan_
     }
     torch.manual_seed(seed)
     config = Config(name="synthetic", data=DataSection(manifest="dataset.json")).plain()
-    config["infer"] |= infer or {}
+    config["infer"] |= {"mirror": False, "precision": "float32"} | (infer or {})
     save_model(
         folder,
         build_network(architecture),

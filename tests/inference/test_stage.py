@@ -22,7 +22,10 @@ from tests.synthetic import GRIDS, dice, scan, write_scan
 SOLID = [grid for grid in GRIDS if grid != "picture"]
 
 
-def engine_of(*models, section=InferSection(mirror=False, precision="float32"), **plan):
+QUICK = InferSection(mirror=False, precision="float32")
+
+
+def engine_of(*models, section=QUICK, **plan):
     return Engine(models or [threshold_model(**plan)], section, device=torch.device("cpu"))
 
 
@@ -127,7 +130,9 @@ def test_a_second_run_keeps_everything_and_opens_nothing(tmp_path, count_reads):
     assert hashes(output) == before
 
 
-@pytest.mark.parametrize("harm", ["mask gone", "mask cut", "mask edited", "sidecar gone", "sidecar cut", "scan changed"])
+@pytest.mark.parametrize(
+    "harm", ["mask gone", "mask cut", "mask edited", "sidecar gone", "sidecar cut", "scan changed"]
+)
 def test_what_does_not_match_is_made_again(tmp_path, count_reads, harm):
     cases, output = some_cases(tmp_path), tmp_path / "out"
     list(run_infer(engine_of(), cases, output=output))

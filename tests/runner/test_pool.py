@@ -150,6 +150,30 @@ def _broken_worker(self, context, payload, threads, *, direct_child):
     self.ready, self.job, self.since = False, None, time.monotonic()
 
 
+def test_task_of_the_script_itself_is_refused(monkeypatch):
+    def task(item):
+        return item
+
+    monkeypatch.setattr(task, "__module__", "__main__")
+    monkeypatch.setattr(task, "__qualname__", "task")
+    monkeypatch.setattr(sys.modules["__main__"], "task", task, raising=False)
+    with pytest.raises(RuntimeError, match="can't load the task: stopped by AttributeError"):
+        outcomes(task, [("a", 0), ("b", 1)], processes=2)
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_an_unguarded_script_is_not_run_again(tmp_path, start):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(tasks.__file__).parent)!r})\n"
+        "import pool_tasks\nfrom medseg.runner import run_cases\n"
+        f"found = run_cases(pool_tasks.double, [('a', 1), ('b', 2)], processes=2, start={start!r})\n"
+        "print(sorted(outcome.value for outcome in found))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("[2, 4]\n", "")
+
+
 def test_closing_early_stops_workers_and_leaves_no_temporary(tmp_path):
     items = [("a", tmp_path / "a"), ("b", tmp_path / "b")]
     running = pool._Pool(tasks.leave_temporary, 2, None, "spawn")
@@ -179,7 +203,7 @@ sys.path.insert(0, {folder!r})
 if __name__ == "__main__":
     import pool_tasks
     from medseg.runner import pool
-    running = pool._Pool(pool_tasks.sleep_seconds, 2, None, "spawn")
+    running = pool._Pool(pool_tasks.sleep_seconds, 2, None, {start!r})
     began = set()
     def report():
         for worker in running._workers:
@@ -193,10 +217,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("wait_seconds", [0.0, 1.5])
-def test_no_orphans_when_the_parent_is_killed(tmp_path, wait_seconds):
+@pytest.mark.parametrize(("start", "wait_seconds"), [("spawn", 0.0), ("spawn", 1.5), ("forkserver", 0.5)])
+def test_no_orphans_when_the_parent_is_killed(tmp_path, start, wait_seconds):
     script = tmp_path / "parent.py"
-    script.write_text(_PARENT.format(folder=str(Path(tasks.__file__).parent)))
+    script.write_text(_PARENT.format(folder=str(Path(tasks.__file__).parent), start=start))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as parent:
         workers = [int(parent.stdout.readline()), int(parent.stdout.readline())]
         time.sleep(wait_seconds)

@@ -42,7 +42,8 @@ class FakeStore:
 
     def find_run(self, experiment, key):
         def find():
-            found = [i for i, r in self.runs.items() if r["tags"].get("medseg.key") == key and r["in"] == experiment]
+            active = {i: r for i, r in self.runs.items() if r["active"] and r["in"] == experiment}
+            found = [i for i, r in active.items() if r["tags"].get("medseg.key") == key]
             return found[0] if found else None
 
         return self._call("find_run", find)

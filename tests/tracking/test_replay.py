@@ -60,7 +60,13 @@ def test_everything_arrives(tmp_path, store):
     assert picture.endswith(".png")
     assert preview.endswith("+compressed.webp")
     named = {name for name in run["files"] if not name.startswith("images/")}
-    assert named == {"datasets/demo.json", "figures/curves.png", "scores/cases.json", "notes/model.json", "model/model.json"}
+    assert named == {
+        "datasets/demo.json",
+        "figures/curves.png",
+        "scores/cases.json",
+        "notes/model.json",
+        "model/model.json",
+    }
     assert (run["status"], parent["status"]) == ("FINISHED", "FINISHED")
 
 
@@ -155,9 +161,9 @@ def test_the_parent_runs_as_long_as_a_run_below_it(tmp_path, store):
 
 def test_a_changed_param_becomes_a_tag(tmp_path, store):
     for value in (1, 2):
-        with _open(tmp_path, {"a": value}) as tracker:
-            with tracker.run("train", "x", resume_file=tmp_path / "tracking.json"):
-                pass
+        tracker = _open(tmp_path, {"a": value})
+        with tracker, tracker.run("train", "x", resume_file=tmp_path / "tracking.json"):
+            pass
     (folder,) = spool_folders(tmp_path / "tracking")
     _replay(store, tmp_path, folder).send()
     assert store.run("x")["params"] == {"a": "1"}
@@ -216,6 +222,18 @@ def test_a_deleted_run_is_left_alone(tmp_path, store):
     assert count_pending(tmp_path, ADDRESS).records == 0
 
 
+def test_a_stage_whose_run_was_deleted_gets_a_new_one(tmp_path, store):
+    folder = _log_all(tmp_path, resume=True)
+    _replay(store, tmp_path, folder).send()
+    store.run("fold 0")["active"] = False
+    _log_all(tmp_path, resume=True)
+    _replay(store, tmp_path, folder).send()
+    assert [(r["active"], r["status"]) for r in store.runs.values() if r["name"] == "fold 0"] == [
+        (False, "FINISHED"),
+        (True, "FINISHED"),
+    ]
+
+
 def test_a_spool_shorter_than_the_note_begins_anew(tmp_path, store):
     folder = _log_all(tmp_path)
     _replay(store, tmp_path, folder).send()
@@ -229,7 +247,8 @@ def test_a_spool_shorter_than_the_note_begins_anew(tmp_path, store):
 
 def test_a_folder_outside_the_work_folder_is_refused(tmp_path, store):
     work = tmp_path / "work"
-    folder = _log_all(work if work.mkdir() is None else work)
+    work.mkdir()
+    folder = _log_all(work)
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "x.json").write_text("{}")

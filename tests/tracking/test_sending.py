@@ -40,9 +40,9 @@ class Told:
 
 
 def test_all_spools_are_sent_parents_first(tmp_path, store):
-    with open_tracker(TrackingSection(), work=tmp_path, experiment="demo") as tracker:
-        with tracker.run("train", "zz folds") as above, tracker.run("train", "aa fold", parent=above):
-            pass
+    tracker = open_tracker(TrackingSection(), work=tmp_path, experiment="demo")
+    with tracker, tracker.run("train", "zz folds") as above, tracker.run("train", "aa fold", parent=above):
+        pass
     sender = _sender(tmp_path, store)
     assert sender.acquire()
     assert sender.send() == 4

@@ -80,9 +80,11 @@ def test_the_same_stage_goes_on_with_its_run(tmp_path):
 def test_a_stage_folder_in_use_gets_a_run_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(tracker_module, "_LOCK_ATTEMPTS", 2)
     resume_file = tmp_path / "tracking.json"
-    with _open(tmp_path) as tracker, tracker.run("train", "x", resume_file=resume_file) as one:
-        with tracker.run("train", "x", resume_file=resume_file) as two:
-            assert one.key != two.key
+    with _open(tmp_path) as tracker:
+        one, two = (tracker.run("train", "x", resume_file=resume_file) for _ in range(2))
+        assert one.key != two.key
+        one.finish("FINISHED")
+        two.finish("FINISHED")
 
 
 def test_a_known_id_is_told_again(tmp_path):
@@ -95,8 +97,8 @@ def test_a_known_id_is_told_again(tmp_path):
 
 def test_a_run_below_another_run(tmp_path):
     with _open(tmp_path) as tracker, tracker.run("train", "all folds") as parent:
-        with tracker.run("train", "fold 0", parent=parent) as child:
-            pass
+        child = tracker.run("train", "fold 0", parent=parent)
+        child.finish("FINISHED")
     starts = {f.name: next(read_records(f)).fields["parent"] for f in spool_folders(tmp_path / "tracking")}
     assert starts[child.key] == {"key": parent.key, "spooled": True}
 
@@ -141,11 +143,10 @@ def test_a_work_folder_that_cant_be_written_stops_nothing(tmp_path, caplog):
 
 
 def test_a_disk_that_fills_up_stops_nothing(tmp_path, caplog, monkeypatch):
-    with _open(tmp_path) as tracker, tracker.run("train", "x") as run:
-        with monkeypatch.context() as context:
-            context.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-            run.log_metrics({"a": 1}, step=0)
-            run.log_metrics({"a": 1}, step=1)
+    with _open(tmp_path) as tracker, tracker.run("train", "x") as run, monkeypatch.context() as context:
+        context.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        run.log_metrics({"a": 1}, step=0)
+        run.log_metrics({"a": 1}, step=1)
     assert [r.kind for r in _records(tmp_path)] == ["start", "end"]
     assert caplog.text.count("was not recorded") == 1
 
@@ -171,7 +172,10 @@ def test_switched_off_starts_no_sender(tmp_path, monkeypatch):
 def test_nothing_private_reaches_the_spool(tmp_path):
     config = {"data": {"manifest": "/scans/MARKER/x.json"}}
     tracker = open_tracker(TrackingSection(), work=tmp_path, experiment="demo", config=config)
-    with tracker, tracker.run("train", "/scans/MARKER", params={"/scans/MARKER": "x"}, tags={"t": "/scans/MARKER"}) as run:
+    with (
+        tracker,
+        tracker.run("train", "/scans/MARKER", params={"/scans/MARKER": "x"}, tags={"t": "/scans/MARKER"}) as run,
+    ):
         run.log_metrics({"/scans/MARKER/dice": 1}, step=0)
         run.log_table([{"/scans/MARKER": "/scans/MARKER"}], "/scans/MARKER")
         run.log_dataset("/scans/MARKER", "0" * 64, [{"case": "/scans/MARKER"}])

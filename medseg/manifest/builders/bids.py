@@ -106,16 +106,18 @@ def _add_cases(
         by_subject[label.key[0]].append(label)
     if not grouped:
         draft.faults.append("no image of a subject was found, expected sub-*/**/sub-*_<suffix>.nii.gz")
+    complain = draft.notes if skip_missing else draft.faults
+    # By session, not by run: a functional run beside the scans wanted is no case that lacks them.
+    for session in sorted({image.key[:2] for image in images} - {key[:2] for key in grouped}):
+        complain.append(f"{_name(session)}: has no {', '.join(channels)}, expected it of every session")
     people = _participants(draft.root)
     for key, own in sorted(grouped.items()):
-        pairs = zip(_KEY_ENTITIES, key, strict=True)
-        case_name = "_".join(f"{entity}-{value}" for entity, value in pairs if value)
+        case_name = _name(key)
         counts = Counter(scan.suffix for scan in own)
         missing = [suffix for suffix in channels if not counts[suffix]]
         drawn = [label for label in by_subject[key[0]] if _fits(label.key, key)]
         if missing:
-            line = f"{case_name}: has no {', '.join(missing)}, expected {', '.join(channels)}"
-            (draft.notes if skip_missing else draft.faults).append(line)
+            complain.append(f"{case_name}: has no {', '.join(missing)}, expected {', '.join(channels)}")
         elif max(counts.values()) > 1:
             draft.faults.append(
                 f"{case_name}: has several {counts.most_common(1)[0][0]}, expected one; narrow with --only"
@@ -132,6 +134,10 @@ def _add_cases(
 def _table(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t", restkey=""))
+
+
+def _name(key: Sequence[str]) -> str:
+    return "_".join(f"{entity}-{value}" for entity, value in zip(_KEY_ENTITIES, key, strict=False) if value)
 
 
 def _participants(root: Path) -> dict[str, dict[str, str]]:

@@ -1,0 +1,125 @@
+"""Sets of cases to score: a manifest's against a folder of predictions, or two folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medseg.config.sections import EvaluateSection
+from medseg.errors import InputError, ManifestError
+from medseg.evaluation.flags import parse_labels, parse_tolerance
+from medseg.evaluation.matching import CasePaths, match_folders, match_references
+from medseg.evaluation.protocol import Protocol, make_protocol
+from medseg.manifest import Case, Manifest, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSet:
+    """Cases that are scored together.
+
+    Attributes:
+        name: for folders and tables, e.g. "fold_0".
+        pairs: their files.
+        protocol: how to score them.
+        notes: sentences for the report.
+        inputs: name to sha256 of what else was read.
+    """
+
+    name: str
+    pairs: Sequence[CasePaths]
+    protocol: Protocol
+    notes: Sequence[str] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def manifest_pairs(
+    manifest: Manifest, cases: Sequence[Case], *, predictions: Path, data_root: Path, allow_outside: bool = False
+) -> tuple[CasePaths, ...]:
+    """Pairs ``cases`` with the label maps in ``predictions`` that are named after them, sorted by case id.
+
+    A case with several references (raters) is scored against the first. A case without any is left out; one whose file
+    is missing or lies outside the data root keeps that as its fault.
+
+    Args:
+        manifest: the manifest that ``cases`` are of.
+        cases: which of its cases.
+        predictions: folder with ``<case id>.nii.gz``, ``.png`` ...
+        data_root: where the manifest's paths start.
+        allow_outside: whether paths may lead out of it.
+
+    Raises:
+        InputError: no case has a reference, the folder is missing, holds two files of one case, or nothing matches.
+    """
+    references: dict[str, Path] = {}
+    faults: dict[str, str] = {}
+    for case in cases:
+        if not case.labels:
+            continue
+        try:
+            # Only the reference is needed: scoring goes on where the scans themselves have been moved away.
+            first = replace(case, images=(), labels=case.labels[:1])
+            references[case.id] = resolve(manifest, first, data_root, allow_outside).labels[0]
+        except ManifestError as error:
+            faults[case.id] = "; ".join(error.faults)
+    if not references:
+        reason = next(iter(faults.values()), "none of the cases has a label")
+        raise InputError(f"{manifest.path.name}: no reference can be read ({reason}); expected labels to score against")
+    known = [case.id for case in cases]
+    found = match_references(predictions, references, known=known)
+    broken = (CasePaths(case_id=i, prediction=None, reference=None, fault=fault) for i, fault in faults.items())
+    return tuple(sorted((*found, *broken), key=lambda pair: pair.case_id))
+
+
+def manifest_set(
+    name: str,
+    manifest: Manifest,
+    case_ids: Iterable[str],
+    section: EvaluateSection,
+    *,
+    predictions: Path,
+    data_root: Path,
+    allow_outside: bool = False,
+) -> CaseSet | None:
+    """Cases of a manifest against a folder of predictions; None where none of them has a label.
+
+    Raises:
+        InputError: see :func:`manifest_pairs`.
+        UsageError: the section's tolerances do not fit the manifest's labels.
+    """
+    wanted = set(case_ids)
+    cases = [case for case in (*manifest.training, *manifest.testing) if case.id in wanted]
+    if not any(case.labels for case in cases):
+        return None
+    protocol = make_protocol(
+        labels=manifest.labels, ignore=manifest.ignore, tolerance_mm=section.tolerance_mm, empty=section.empty
+    )
+    pairs = manifest_pairs(manifest, cases, predictions=predictions, data_root=data_root, allow_outside=allow_outside)
+    several = sum(len(case.labels) > 1 for case in cases)
+    notes = (f"{several} cases have several references; each was scored against its first",) if several else ()
+    return CaseSet(name=name, pairs=pairs, protocol=protocol, notes=notes, inputs={"manifest": manifest.sha256})
+
+
+def folder_set(
+    name: str,
+    *,
+    predictions: Path,
+    references: Path,
+    labels: str,
+    ignore: int | None = None,
+    tolerance: str | None = None,
+    empty: str | None = None,
+) -> CaseSet:
+    """Two folders of label maps, with labels and tolerance as the command line spells them.
+
+    Raises:
+        UsageError: labels, tolerance or policy make no sense.
+        InputError: see :func:`~medseg.evaluation.matching.match_folders`.
+    """
+    protocol = make_protocol(
+        labels=parse_labels(labels, ignore=ignore),
+        ignore=ignore,
+        tolerance_mm=parse_tolerance(tolerance) if tolerance is not None else 1.0,
+        empty=empty or "standard",
+    )
+    return CaseSet(name=name, pairs=match_folders(predictions, references), protocol=protocol)

@@ -1,0 +1,126 @@
+"""Score masks against references.
+
+    medseg evaluate --config configs/hippocampus.yaml --data-root DATA
+    medseg evaluate --predictions DIR --references DIR --labels liver=1,tumour=2 --output DIR
+
+The second form takes any two folders of label maps (NIfTI, NRRD, MHA, PNG, TIFF), paired by file name without suffix.
+The same command again scores only what is new or changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.cli.entry import Context, run_verb
+from medseg.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from medseg.evaluation.experiment import CaseSet
+
+_LOG = logging.getLogger(__name__)
+
+_WITHOUT_CONFIG = ("references", "labels", "ignore", "tolerance", "empty")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the stage; returns its exit code."""
+    purpose = "Score masks against references."
+    return run_verb("evaluate", argv, body=_evaluate, add_arguments=_arguments, description=purpose, needs_config=False)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--predictions", type=Path, metavar="DIR", help="masks to score [with a config: infer's]")
+    parser.add_argument("--references", type=Path, metavar="DIR", help="masks to score them against")
+    parser.add_argument("--labels", metavar="NAME=VALUE,...", help="classes, e.g. liver=1,tumour=2+3; 0 is background")
+    parser.add_argument("--ignore", type=int, metavar="VALUE", help="reference value that counts for nothing")
+    parser.add_argument("--tolerance", metavar="MM", help="of NSD, for all classes or as liver=2,tumour=1 [1]")
+    parser.add_argument("--empty", metavar="POLICY", help="what empty masks count: standard or exclude [standard]")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the scores")
+    parser.add_argument("--processes", type=int, metavar="N", help="cases at a time [by cores and free memory]")
+
+
+def _evaluate(context: Context) -> int:
+    sets = _folder_set(context) if context.config is None else _config_sets(context)
+    codes = {_score(context, output, cases) for output, cases in sets.items()}
+    return codes.pop() if len(codes) == 1 else 4
+
+
+def _folder_set(context: Context) -> dict[Path, CaseSet]:
+    from medseg.evaluation.experiment import folder_set
+
+    args = context.args
+    if not (args.predictions and args.references and args.labels and args.output):
+        raise UsageError(
+            "evaluate: expected --config FILE, or --predictions DIR --references DIR --labels NAME=VALUE,... "
+            "--output DIR; see medseg evaluate --help"
+        )
+    given = {flag: getattr(args, flag) for flag in ("predictions", *_WITHOUT_CONFIG)}
+    return {args.output: folder_set(args.output.name, **given)}
+
+
+def _config_sets(context: Context) -> dict[Path, CaseSet]:
+    from medseg.evaluation.experiment import manifest_set
+    from medseg.inference.experiment import experiment_cases
+    from medseg.manifest import load_manifest
+
+    args, config = context.args, context.experiment
+    if given := [f"--{flag}" for flag in _WITHOUT_CONFIG if getattr(args, flag) is not None]:
+        raise UsageError(f"evaluate: has --config and {', '.join(given)}, expected one or the other; see --set")
+    assert context.manifest_path is not None
+    manifest = load_manifest(context.manifest_path)
+    paths = {"data_root": context.data_root, "allow_outside": args.allow_outside}
+    found: dict[Path, CaseSet] = {}
+    for name, cases in experiment_cases(config.infer, manifest, fold=config.data.fold, **paths).items():
+        predictions = args.predictions or context.work / "predictions" / name
+        ids = [case.id for case in cases]
+        scored = manifest_set(name, manifest, ids, config.evaluate, predictions=predictions, **paths)
+        if scored is None:
+            _LOG.warning("%s: none of its %d cases has a label, so there is nothing to score", name, len(ids))
+        else:
+            found[(args.output or context.work / "scores") / name] = scored
+    if not found:
+        raise InputError(
+            f"{manifest.path.name}: none of the predicted cases has a label; expected some to score against"
+        )
+    return found
+
+
+def _score(context: Context, output: Path, cases: CaseSet) -> int:
+    from rich.console import Console
+
+    from medseg.evaluation import case_table, flat_metrics, run_evaluate, terminal_table
+    from medseg.tracking.record import write_stage_record
+    from medseg.tracking.tracker import open_tracker
+
+    started, config = time.monotonic(), context.config
+    with ExitStack() as stack:
+        run = None
+        if config is not None:
+            tracker = open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain())
+            name, resume_file = f"evaluate {cases.name}", output / "tracking.json"
+            run = stack.enter_context(stack.enter_context(tracker).run("evaluate", name, resume_file=resume_file))
+        report = run_evaluate(cases, output=output, processes=context.args.processes)
+        if run is not None:
+            run.log_metrics(flat_metrics(report.scores), step=0)
+            run.log_table(case_table(report.scores), "cases")
+            run.log_file(output / "metrics.json")
+        plain = config.plain() if config is not None else {"evaluate": cases.protocol.plain()}
+        inputs = {**cases.inputs, **report.scores.identity()}
+        seconds = time.monotonic() - started
+        write_stage_record(output, stage="evaluate", config=plain, inputs=inputs, seconds=seconds)
+    Console().print(terminal_table(report.scores))
+    sys.stdout.write(f"{output}: {report.scored} cases scored, {report.kept} kept\n")
+    for fault in report.faults:
+        _LOG.error("%s", fault)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from medseg.errors import LabelError, ScanError, UnsupportedScanError
+from medseg.imaging import FORMATS, is_scan, read_header, read_label_map, read_volume, suffix_of
+
+
+def test_every_format_names_functions_that_exist():
+    for entry in FORMATS:
+        for name in (entry.read_header, entry.read, entry.read_labels, entry.write):
+            assert name is None or callable(entry.function(name))
+
+
+def test_suffixes_are_told_apart(tmp_path):
+    assert suffix_of(tmp_path / "A.NII.GZ") == ".nii.gz"
+    assert suffix_of(tmp_path / "a.b.nii") == ".nii"
+    assert suffix_of(tmp_path / "a.seg.nrrd") == ".nrrd"
+    assert suffix_of(tmp_path / "a.gz") is None
+    assert is_scan(tmp_path)
+    assert not is_scan(tmp_path / "readme.txt")
+
+
+def test_unknown_suffix(tmp_path):
+    (tmp_path / "a.gz").write_bytes(b"\x1f\x8b" + bytes(100))
+    with pytest.raises(
+        UnsupportedScanError, match=r"^a\.gz: suffix is \.gz \(content is gzip\), expected one of \.nii,"
+    ):
+        read_header(tmp_path / "a.gz")
+    with pytest.raises(ScanError, match="^nothing: there is no such file"):
+        read_volume(tmp_path / "nothing")
+
+
+def test_empty_folder_is_no_series(tmp_path):
+    with pytest.raises(ScanError, match="(?i)dicom"):
+        read_volume(tmp_path)
+
+
+def test_dicom_is_no_label_map(tmp_path):
+    with pytest.raises(LabelError, match="is a DICOM image, expected a label map"):
+        read_label_map(tmp_path)
+
+
+def test_paths_may_be_text(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "a.png")
+    assert read_volume(str(tmp_path / "a.png")).shape == (4, 4, 1)

@@ -1,0 +1,146 @@
+"""Files, folders, lists and manifests become cases with names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medseg.errors import UsageError
+from medseg.inference.cases import InferCase, find_cases, refuse_same_names
+from medseg.preparation.plan import ChannelPlan
+
+ONE = (ChannelPlan(name="MR", scheme="zscore"),)
+TWO = (ChannelPlan(name="T1", scheme="zscore"), ChannelPlan(name="T2", scheme="zscore"))
+COLOUR = tuple(ChannelPlan(name=name, scheme="rgb") for name in "RGB")
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return folder
+
+
+def dicom(folder, modality, count=2):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    folder.mkdir(parents=True)
+    for number in range(count):
+        data = Dataset()
+        data.Modality = modality
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+        data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        # Exports often have no suffix.
+        data.save_as(folder / f"IM{number:04d}", enforce_file_format=True)
+
+
+def ids(cases):
+    return [case.id for case in cases]
+
+
+def test_a_file_is_named_after_itself(tmp_path):
+    touch(tmp_path, "Scan 1 (müde).NII.GZ", "b.mha", "c.png")
+    paths = [tmp_path / name for name in ("Scan 1 (müde).NII.GZ", "b.mha", "c.png")]
+    cases = find_cases(paths, channels=ONE)
+    assert [case.output_name for case in cases] == ["Scan_1__m_de_.nii.gz", "b.nii.gz", "c.png"]
+    assert [case.images for case in cases] == [(path,) for path in paths]
+
+
+def test_a_folder_is_searched_all_the_way_down(tmp_path):
+    touch(tmp_path, "b.nii", "sub-1/ct.nii.gz", "sub-2/ct.nii.gz", "readme.md", ".hidden/x.nii", "z/.y.nii", "a.json")
+    cases = find_cases([tmp_path], channels=ONE)
+    assert ids(cases) == ["b", "sub-1_ct", "sub-2_ct"]
+
+
+def test_the_output_folder_is_no_input(tmp_path):
+    touch(tmp_path, "a.nii.gz", "masks/a.nii.gz")
+    assert ids(find_cases([tmp_path], channels=ONE, leave_out=tmp_path / "x" / ".." / "masks")) == ["a"]
+
+
+def test_dicom_slices_of_one_folder_are_one_case_and_contours_none(tmp_path, caplog):
+    dicom(tmp_path / "p1" / "CT", "CT")
+    dicom(tmp_path / "p1" / "plan", "RTSTRUCT", 1)
+    cases = find_cases([tmp_path], channels=ONE)
+    assert cases == (InferCase(id="p1_CT", images=(tmp_path / "p1" / "CT",)),)
+    assert "1 DICOM folders hold no images" in caplog.text
+    assert ids(find_cases([tmp_path / "p1" / "CT"], channels=ONE)) == ["CT"]
+
+
+def test_channel_files_are_one_case(tmp_path):
+    touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0001.nii.gz", "c.nii.gz", "d/a_0000.nii.gz", "d/a_0001.nii.gz")
+    whole, broken, single, deeper = find_cases([tmp_path], channels=TWO)
+    assert (whole.id, whole.images) == ("a", (tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"))
+    assert broken.fault == "b: has the channel files b_0001.nii.gz, expected _0000 to _0001; add or rename files"
+    assert (single.id, len(single.images)) == ("c", 1)
+    assert (deeper.id, len(deeper.images)) == ("d_a", 2)
+
+
+@pytest.mark.parametrize("channels", [ONE, COLOUR])
+def test_numbered_files_are_cases_where_channels_lie_in_one_file(tmp_path, channels):
+    touch(tmp_path, "a_0000.png", "a_0001.png", "a_0002.png")
+    assert ids(find_cases([tmp_path], channels=channels)) == ["a_0000", "a_0001", "a_0002"]
+
+
+def test_a_list_names_a_case_a_line(tmp_path):
+    touch(tmp_path, "x/a.nii", "x/b_t1.nii", "x/b_t2.nii", "lists/l.txt")
+    text = "# those of the morning\n../x/a.nii\n\n../x/b_t1.nii\t../x/b_t2.nii\n../x/gone.nii\n"
+    (tmp_path / "lists" / "l.txt").write_text(text)
+    one, two, gone = find_cases([tmp_path / "lists" / "l.txt"], channels=TWO)
+    assert (one.id, len(one.images), two.id, len(two.images)) == ("a", 1, "b_t1", 2)
+    assert gone.fault == "l.txt:5: gone.nii: no such file; check the list"
+
+
+def test_a_manifest_names_its_cases(tmp_path):
+    touch(tmp_path, "scans/a.nii.gz")
+    manifest = {
+        "format": 1,
+        "name": "set",
+        "licence": "CC0-1.0",
+        "channels": ["MR"],
+        "labels": {"background": 0, "organ": 1},
+        "training": [],
+        "testing": [{"id": "first", "image": "scans/a.nii.gz"}, {"id": "second", "image": "scans/gone.nii.gz"}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(manifest))
+    first, second = find_cases([tmp_path / "set.json"], channels=ONE)
+    assert (first.id, first.fault, second.id) == ("first", None, "second")
+    assert "gone.nii.gz" in second.fault
+    assert str(tmp_path) not in second.fault
+
+
+def test_long_names_are_cut_and_stay_different(tmp_path):
+    names = [f"{'x' * 150}{end}.nii" for end in "ab"]
+    cases = find_cases([touch(tmp_path, *names)], channels=ONE)
+    assert len(set(ids(cases))) == 2
+    assert all(len(case.id) == 100 for case in cases)
+
+
+@pytest.mark.parametrize("names", [("a.nii", "a.nii.gz"), ("A.nii", "a.nii"), ("x y.nii", "x_y.nii")])
+def test_two_scans_of_one_name_are_refused(tmp_path, names):
+    with pytest.raises(UsageError, match=r"would be the mask of .* and of .*; rename one"):
+        find_cases([touch(tmp_path, *names)], channels=ONE)
+
+
+def test_a_scan_and_a_picture_of_one_name_get_along(tmp_path):
+    assert len(find_cases([touch(tmp_path, "a.nii", "a.png")], channels=ONE)) == 2
+
+
+def test_what_is_no_scan_is_refused(tmp_path):
+    touch(tmp_path, "a.docx")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"a.docx: is of no known kind"):
+        find_cases([tmp_path / "a.docx"], channels=ONE)
+    with pytest.raises(UsageError, match="no scan was found"):
+        find_cases([tmp_path / "empty"], channels=ONE)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        find_cases([tmp_path / "gone"], channels=ONE)
+
+
+def test_refuse_same_names_needs_a_case():
+    with pytest.raises(UsageError, match="no scan was found"):
+        refuse_same_names([])
+    assert refuse_same_names([InferCase(id="a", images=(Path("a.nii"),))])[0].id == "a"

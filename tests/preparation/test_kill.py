@@ -1,0 +1,89 @@
+"""Killed at any moment and started again, ``prepare`` ends in the same bytes and leaves no process behind."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from medseg.durable import sha256_file
+from tests.synthetic import write_dataset
+
+START = """
+import sys
+from pathlib import Path
+from medseg.config.sections import PrepareSection
+from medseg.manifest import load_manifest
+from medseg.preparation.stage import run_prepare
+if __name__ == "__main__":
+    data, output = Path(sys.argv[1]), Path(sys.argv[2])
+    report = run_prepare(PrepareSection(), load_manifest(data / "dataset.json"), data_root=data, output=output, processes=2)
+    print(report.read, report.written)
+"""
+
+
+def start(script, data, output) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, script, data, output],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def contents(output) -> dict[str, str]:
+    return {p.relative_to(output).as_posix(): sha256_file(p) for p in sorted(output.rglob("*")) if p.is_file()}
+
+
+def group_is_gone(group: int) -> bool:
+    for status in os.listdir("/proc"):
+        if status.isdigit():
+            try:
+                fields = open(f"/proc/{status}/stat").read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] != "Z":
+                return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_killed_and_started_again(tmp_path, whole_group):
+    data, script = tmp_path / "data", tmp_path / "start.py"
+    write_dataset(data, cases=24)
+    script.write_text(START)
+    began = time.monotonic()
+    undisturbed = start(script, data, tmp_path / "undisturbed" / "prepared")
+    out, err = undisturbed.communicate(timeout=200)
+    whole = time.monotonic() - began
+    assert out.split() == ["24", "24"], err
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)
+    rng, output = random.Random(seed), tmp_path / "killed" / "prepared"
+    done = 0
+    # The first second, then moments around the work, which is at the end, after the imports.
+    for share in (rng.uniform(0, 0.1), *sorted(rng.uniform(0.5, 1.0) for _ in range(4))):
+        process = start(script, data, output)
+        time.sleep(share * whole)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+        process.communicate()
+        deadline = time.monotonic() + 10
+        while not group_is_gone(process.pid):
+            assert time.monotonic() < deadline, "a process outlived the command"
+            time.sleep(0.05)
+        now = len(list(output.glob("cases/*/*/case.json")))
+        assert now >= done
+        done = now
+    facts = len(list(output.glob("facts/*.json")))
+    last = start(script, data, output)
+    out, err = last.communicate(timeout=200)
+    assert last.returncode == 0, err
+    read, written = map(int, out.split())
+    assert (read, written) == (24 - facts, 24 - done)
+    assert contents(output) == contents(tmp_path / "undisturbed" / "prepared")

@@ -1,0 +1,84 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.tracking.figures import learning_curves_png, overlay_png
+
+ORANGE = (230, 159, 0)
+
+
+def _picture(data):
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def test_curves_are_a_png_and_the_same_twice():
+    history = {"train/loss": [(2, 0.5), (1, 1.0)], "validation/dice": [(1, 0.2), (2, float("nan"))]}
+    data = learning_curves_png(history)
+    assert _picture(data).shape == (360, 900, 3)
+    assert data == learning_curves_png(history)
+    assert data != learning_curves_png({})
+
+
+def test_curves_need_no_screen_and_no_pyplot():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from medseg.tracking.figures import learning_curves_png as f\n"
+        "assert 'matplotlib' not in sys.modules; f({}); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "tkagg"})
+
+
+def test_overlay_is_turned_as_radiologists_look_at_it():
+    image = np.zeros((256, 300))
+    image[10, 20] = 1000  # x = 10 (to the right), y = 20 (to the front)
+    image[0, 0], image[-1, -1] = -1, 1
+    shown = overlay_png(image, None, None)
+    assert shown.shape == (300, 256, 3)
+    assert shown.dtype == np.uint8
+    assert tuple(np.argwhere(shown[..., 0] == 255)[0]) in {(300 - 1 - 20, 256 - 1 - 10), (0, 0)}
+    plain = overlay_png(image, None, None, flip_yx=False)
+    assert (plain == shown[::-1, ::-1]).all()
+
+
+def test_overlay_fills_the_prediction_and_outlines_the_truth():
+    image = np.zeros((256, 256))
+    labels = np.zeros((256, 256), dtype=np.uint8)
+    labels[100:110, 50:70] = 1
+    filled = overlay_png(image, None, labels, flip_yx=False)
+    assert (filled.any(axis=-1) == (labels.T == 1)).all()
+    assert (filled[60, 105] == np.round(0.35 * np.array(ORANGE, dtype=np.float32))).all()
+    outlined = overlay_png(image, labels, None, flip_yx=False)
+    assert (outlined == ORANGE).all(axis=-1).sum() == 2 * (10 + 20) - 4
+
+
+def test_overlay_leaves_out_what_is_ignored():
+    labels = np.full((300, 300), 255, dtype=np.uint8)
+    assert not overlay_png(np.zeros((300, 300)), labels, labels).any()
+
+
+def test_overlay_magnifies_small_slices_and_takes_colours():
+    shown = overlay_png(np.random.default_rng(0).random((35, 51, 3)), None, None)
+    assert shown.shape == (51 * 6, 35 * 6, 3)
+
+
+def test_overlay_takes_constant_and_non_finite_slices():
+    image = np.full((300, 300), np.nan)
+    assert not overlay_png(image, None, None).any()
+    image[0] = [5.0] * 300
+    assert overlay_png(image, None, None).shape == (300, 300, 3)
+
+
+def test_overlay_refuses_another_grid():
+    with pytest.raises(ValueError, match=r"truth is \(4, 5\), expected the slice's \(5, 4\)"):
+        overlay_png(np.zeros((5, 4)), np.zeros((4, 5), dtype=np.uint8), None)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 4, 2), (4,)])
+def test_overlay_refuses_what_is_no_slice(shape):
+    with pytest.raises(ValueError, match="expected"):
+        overlay_png(np.zeros(shape), None, None)
