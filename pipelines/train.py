@@ -19,7 +19,7 @@ from medseg.cli.entry import Context, run_verb
 
 if TYPE_CHECKING:
     from medseg.tracking.run import TrackedRun
-    from medseg.training.stage import TrainingInputs
+    from medseg.training.inputs import TrainingInputs
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _train(context: Context) -> int:
 def _inputs(context: Context) -> TrainingInputs:
     from medseg.manifest import load_manifest
     from medseg.preparation.store import PreparedData
-    from medseg.training.stage import training_inputs
+    from medseg.training.inputs import training_inputs
 
     assert context.manifest_path is not None
     manifest = load_manifest(context.manifest_path)

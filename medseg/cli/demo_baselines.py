@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.cli.demo_scans import LABELS
+from medseg.evaluation.baselines import Band, BandSearch
 from medseg.evaluation.overlap import count_overlap, dice
 from medseg.imaging import read_label_map, read_volume
 from medseg.manifest import Case, Manifest, resolve
@@ -31,13 +32,6 @@ class Scan(NamedTuple):
     labels: LabelArray
 
 
-class Band(NamedTuple):
-    """Grey values ``low <= v < high``; a plain threshold is a band that is open on one side."""
-
-    low: float
-    high: float
-
-
 def read_scans(manifest: Manifest, cases: Sequence[Case], *, data_root: Path) -> list[Scan]:
     """Scans with labels; each scan's own mean and SD are taken out, as ``prepare`` does for MR."""
     scans = []
@@ -55,26 +49,19 @@ def band_scores(training: Sequence[Scan], testing: Sequence[Scan]) -> Scores:
     for name, value in LABELS.items():
         if value:
             band = best_band(training, value)
-            found = [
-                _dice((scan.image >= band.low) & (scan.image < band.high), scan.labels == value) for scan in testing
-            ]
+            found = [_dice(band.mask(scan.image), scan.labels == value) for scan in testing]
             scores[name] = float(np.mean(found))
     return scores
 
 
 def best_band(scans: Sequence[Scan], value: int) -> Band:
     """The band whose voxels have the highest mean Dice with the voxels labelled ``value``."""
-    inner = np.quantile(np.concatenate([scan.image.ravel() for scan in scans]), np.linspace(0, 1, _EDGES)[1:-1])
-    edges = np.concatenate([[-np.inf], inner, [np.inf]])
-    total = np.zeros((_EDGES, _EDGES))
+    search = BandSearch(
+        np.quantile(np.concatenate([scan.image.ravel() for scan in scans]), np.linspace(0, 1, _EDGES)[1:-1])
+    )
     for scan in scans:
-        # Voxels and labelled voxels below each edge: a band's are a difference of two entries.
-        below = np.searchsorted(np.sort(scan.image, axis=None), edges)
-        labelled = np.searchsorted(np.sort(scan.image[scan.labels == value]), edges)
-        both = labelled[None, :] - labelled[:, None]
-        total += 2 * both / np.maximum(below[None, :] - below[:, None] + labelled[-1], 1)
-    low, high = np.unravel_index(total.argmax(), total.shape)
-    return Band(float(edges[low]), float(edges[high]))
+        search.add(scan.image, scan.labels == value)
+    return search.best().band
 
 
 def untrained_scores(model_folder: Path, manifest: Manifest, *, data_root: Path) -> Scores:

@@ -148,13 +148,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, object]]:
-    """Each metric's mean over the classes' means, with the classes that had one.
+    """Each metric's mean over the classes' means, with the classes that had one; volumes, which have no better, left out.
 
     Returns:
         Metric name to ``mean`` (None if no class has one), ``mean_defined`` and ``classes``.
     """
     result: dict[str, dict[str, object]] = {}
     for metric in METRICS:
+        if metric.better is None:
+            continue
         found = {s.class_name: s.metrics[metric.name] for s in summaries}
         means = {name: summary.mean for name, summary in found.items() if summary.mean is not None}
         defined = [summary.mean_defined for summary in found.values() if summary.mean_defined is not None]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 _COUNTS = ("true_positive", "false_positive", "false_negative")
 _SHOWN = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 mm"), ("assd_mm", "ASSD mm"))
+_EMPTY_WORDS = (("missed", "missed"), ("spurious", "spurious"), ("both_empty", "absent"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +176,9 @@ def _title(scores: Scores) -> str:
 
 
 def _count_words(summary: ClassSummary) -> str:
-    empty = ((summary.counts[key], key.replace("_", " ")) for key in ("missed", "spurious", "both_empty"))
-    return "\n".join([str(summary.counts["cases"]), *(f"{count} {words}" for count, words in empty if count)])
+    # "absent" is both_empty in one word that fits a terminal.
+    empty = ((summary.counts[key], word) for key, word in _EMPTY_WORDS)
+    return "\n".join([str(summary.counts["cases"]), *(f"{count} {word}" for count, word in empty if count)])
 
 
 def _cell(summary: ClassSummary, name: str) -> str:

@@ -14,8 +14,6 @@ from medseg.imaging.geometry import (
     grid_difference,
     orientation_code,
     ras_change,
-    resample_labels_to_grid,
-    resample_to_grid,
     resized_affine,
     spacing_xyz_mm,
     undo_axes,
@@ -23,6 +21,7 @@ from medseg.imaging.geometry import (
 from medseg.imaging.labels import IGNORE, from_classes, to_classes
 from medseg.imaging.limits import Limits
 from medseg.imaging.reading import read_header, read_label_map, read_volume
+from medseg.imaging.regridding import resample_labels_to_grid, resample_to_grid
 from medseg.imaging.resampling import (
     resample_image,
     resample_labels,

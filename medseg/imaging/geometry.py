@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import GeometryError
-from medseg.imaging.volume import Affine, LabelMap, Volume
+from medseg.imaging.volume import Affine
 
 Shape = tuple[int, int, int]
 # Two ways to name the axes that fit equally well (45 degrees) differ by float noise; below this they count as equal.
@@ -198,46 +198,6 @@ def orientation_code(affine: Affine) -> str:
     for world, (axis, flip) in enumerate(zip(change.permutation, change.flips, strict=True)):
         letters[axis] = ("LPI" if flip else "RAS")[world]
     return "".join(letters)
-
-
-def resample_to_grid(volume: Volume, shape: Shape, affine: Affine) -> Volume:
-    """``volume`` read at the voxel centres of another grid: trilinear in world space, 0 outside its extent.
-
-    Within the outermost half voxel the border value holds. For a channel whose file has a grid of its own.
-
-    Returns:
-        A Volume (C, *shape) float32 on ``affine`` (its header is the old one's).
-    """
-    array = np.stack([_sampled(channel, volume.affine, shape, affine, order=1) for channel in volume.array])
-    return Volume(array, np.array(affine, np.float64), volume.header)
-
-
-def resample_labels_to_grid(labels: LabelMap, shape: Shape, affine: Affine) -> LabelMap:
-    """``labels`` read at the voxel centres of another grid: the nearest voxel's value, 0 outside their extent."""
-    array = _sampled(labels.array, labels.affine, shape, affine, order=0)
-    return LabelMap(array, np.array(affine, np.float64), labels.header)
-
-
-def _sampled(
-    array: npt.NDArray[Any], affine: Affine, shape: Shape, target: Affine, *, order: Literal[0, 1]
-) -> npt.NDArray[Any]:
-    from scipy import ndimage
-
-    to_index = np.linalg.solve(np.asarray(affine, np.float64), np.asarray(target, np.float64))
-    # Float noise must not push a voxel that lies exactly on the border out of the scan.
-    to_index[np.abs(to_index) < 1e-9] = 0.0
-    result = np.empty(shape, array.dtype)
-    ndimage.affine_transform(
-        array, to_index[:3, :3], to_index[:3, 3], output_shape=shape, output=result, order=order, mode="nearest"
-    )
-    steps = [to_index[:3, axis, None] * np.arange(shape[axis]) for axis in range(3)]
-    for x in range(shape[0]):
-        outside = np.zeros(shape[1:], bool)
-        for axis, size in enumerate(array.shape):
-            place = (to_index[axis, 3] + steps[0][axis, x]) + steps[1][axis][:, None] + steps[2][axis][None, :]
-            outside |= (place < -0.5 - 1e-6) | (place > size - 0.5 + 1e-6)
-        result[x][outside] = 0
-    return result
 
 
 def _by(shape: Shape) -> str:

@@ -102,7 +102,7 @@ def _space_warnings(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
 def meta_claim(path: Path) -> Claim:
     """The claim of a MetaImage header (.mha, .mhd); kinds that are not read are refused by name."""
     name = display_name(path)
-    text, end = _head(path, b"", "MetaImage", re.compile(rb"ElementDataFile[ \t]*=[^\n]*\n"))
+    text, end = _head(path, b"", "MetaImage", re.compile(rb"ElementDataFile[ \t]*=[^\n]*(\n|\Z)"))
     fields = _fields(text, "=", name)
     kind = fields.get("elementtype", "").upper()
     if kind not in _META_BYTES:

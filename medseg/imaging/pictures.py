@@ -7,6 +7,7 @@ letters mean nothing there, and no flip or permutation ever happens to a picture
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings as python_warnings
 import zlib
@@ -117,12 +118,13 @@ def _opened(file: BinaryIO, path: Path, limits: Limits) -> tuple[Image.Image, He
 
 def _check_png(file: BinaryIO, name: str) -> None:
     """Walks the chunks: every checksum right and the end there (Pillow skips those of the pixels)."""
+    size = os.fstat(file.fileno()).st_size
     file.seek(8)
     kind = b""
     while kind != b"IEND":
         head = file.read(8)
         length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
-        data = file.read(length) if length < 2**31 else b""
+        data = file.read(length) if length <= size else b""
         tail = file.read(4)
         if len(head) < 8 or len(data) < length or len(tail) < 4:
             raise ScanError(f"{name}: PNG ends early, expected an end mark; copy or download it again")
@@ -145,7 +147,9 @@ def _header(image: Image.Image, bits: int, name: str) -> Header:
         )
     if image.format == "TIFF" and _tags(image).get(262) == 0 and bits > 8:
         raise UnsupportedScanError(f"{name}: is a min-is-white TIFF of {bits} bits, expected min-is-black; convert it")
-    if (turned := image.getexif().get(0x0112, 1)) != 1:
+    # Asking a PNG without EXIF for it would decode the pixels.
+    has_exif = image.format != "PNG" or "exif" in image.info
+    if has_exif and (turned := image.getexif().get(0x0112, 1)) != 1:
         told.append(f"EXIF orientation {turned} was not applied: pixels are taken as stored")
     return Header(
         shape=(image.width, image.height, 1),

@@ -15,26 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import GeometryError, ScanError
-from medseg.imaging.geometry import (
+from medseg.imaging import (
     AxisChange,
+    Volume,
     apply_axes,
     changed_affine,
     cropped_affine,
     grid_difference,
     ras_change,
+    read_volume,
+    resample_image,
+    resample_labels,
     resample_to_grid,
+    resampled_shape,
     resized_affine,
+    scores_to_classes,
+    separate_axis,
     spacing_xyz_mm,
     undo_axes,
 )
-from medseg.imaging.resampling import (
-    resample_image,
-    resample_labels,
-    resampled_shape,
-    scores_to_classes,
-    separate_axis,
-)
-from medseg.imaging.volume import Affine, Volume
+from medseg.imaging.volume import Affine
 from medseg.manifest.cases import Channel
 from medseg.preparation.grid import Grid, Shape, rows_of
 from medseg.preparation.normalisation import needs_mask, normalise
@@ -91,8 +91,6 @@ def load_case(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel])
         ScanError: a file can't be used, or the number of files does not fit the channels.
         GeometryError: a later channel does not overlap the first.
     """
-    from medseg.imaging import read_volume
-
     volumes, names, rest = [], [], list(channels)
     for path, count in zip(images, channels_per_file(images, channels), strict=True):
         volumes.append(read_volume(path, channels=count, unit=rest[0].unit))

@@ -17,9 +17,15 @@ import numpy.typing as npt
 
 from medseg.durable import read_json, sha256_json, write_json
 from medseg.errors import InputError, MedsegError
-from medseg.imaging.geometry import apply_axes, changed_affine, grid_difference, spacing_xyz_mm
-from medseg.imaging.labels import to_classes
-from medseg.imaging.volume import Volume
+from medseg.imaging import (
+    Volume,
+    apply_axes,
+    changed_affine,
+    grid_difference,
+    read_label_map,
+    spacing_xyz_mm,
+    to_classes,
+)
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import axis_change, nonzero_box
 from medseg.preparation.fingerprint import CaseGeometry, IntensitySketch, sketch_intensities
@@ -241,8 +247,6 @@ def _read_classes(
     inputs: CaseInputs, volume: Volume | None
 ) -> tuple[npt.NDArray[np.uint8] | None, tuple[str, ...], tuple[str, ...]]:
     """Class indices of the first label map, faults and warnings of all of them."""
-    from medseg.imaging import read_label_map
-
     first: npt.NDArray[np.uint8] | None = None
     faults, warnings = [], []
     for number, path in enumerate(inputs.labels):

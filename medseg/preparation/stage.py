@@ -22,6 +22,7 @@ import numpy as np
 from medseg.config.sections import PrepareSection
 from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_json, write_json
 from medseg.errors import ChangedError, EnvironmentFault, InputError, ManifestError
+from medseg.imaging import read_header
 from medseg.manifest import Case, Manifest, ResolvedCase, resolve
 from medseg.preparation.case import expand_channels
 from medseg.preparation.checks import Checks, check_set
@@ -224,8 +225,6 @@ def _examine_waiting(
 
 def _most_values(cases: Sequence[CaseInputs]) -> int:
     """Voxel values of the largest of the cases, from the headers of those with the largest files; 0 if none is readable."""
-    from medseg.imaging import read_header
-
     def size(inputs: CaseInputs) -> int:
         with contextlib.suppress(OSError):
             return sum(p.stat().st_size if p.is_file() else 1 << 30 for p in inputs.images)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from medseg.durable import sha256_json
 from medseg.errors import DamagedFileError
+from medseg.imaging import read_label_map, to_classes
 from medseg.preparation.case import prepare_image, prepare_labels
 from medseg.preparation.facts import CaseInputs
 from medseg.preparation.inputs import Fixed, must_be_unchanged
@@ -123,8 +124,5 @@ def _is_sound(case: StoredCase) -> bool:
 
 
 def _classes(inputs: CaseInputs) -> npt.NDArray[np.uint8]:
-    from medseg.imaging import read_label_map
-    from medseg.imaging.labels import to_classes
-
     path = inputs.labels[0]
     return to_classes(read_label_map(path), dict(inputs.classes), ignore=inputs.ignore, name=path.name)

@@ -23,7 +23,7 @@ from medseg.tracking.store import StoreAwayError
 
 _log = logging.getLogger(__name__)
 
-_LOCK_SECONDS = 60.0
+_LOCK_SECONDS = 300.0
 _UPGRADE_SECONDS = 300.0
 # Where MLflow keeps absolute places of artifacts.
 _PLACES = (

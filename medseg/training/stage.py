@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from medseg.config.loading import config_text
-from medseg.config.sections import Config, NetworkSection, PrepareSection, TrainSection
-from medseg.durable import read_json, write_json
-from medseg.errors import ChangedError, InputError
+from medseg.errors import InputError
 from medseg.inference.model import save_model
-from medseg.manifest.cases import Case, Manifest
 from medseg.networks.build import build_network, parameter_count
 from medseg.networks.precision import choose_precision, precision_name
 from medseg.preparation.plan import Plan
-from medseg.preparation.store import PreparedData, StoredCase
+from medseg.preparation.store import StoredCase
 from medseg.training.augmentation import mirror_axes
 from medseg.training.batches import BatchMaker, Prefetched
 from medseg.training.budget import planned_steps
+from medseg.training.identity import check_identity, identity_of
+from medseg.training.inputs import TrainingInputs, architecture_of
 from medseg.training.loop import Batch, EpochResult, fit, train_step
 from medseg.training.losses import build_loss
 from medseg.training.schedule import build_optimiser
@@ -34,157 +30,7 @@ from medseg.training.state import Progress, TrainState, load_state, save_state
 from medseg.training.validation import validation_dice
 
 _LOG = logging.getLogger(__name__)
-RUN_FORMAT = 1
 _CUDA_LOADER_THREADS = 4
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What a run is a function of.
-
-    Attributes:
-        prepared: the prepared data.
-        training, validation: case ids.
-        network, section: the config's sections.
-        seed: of everything drawn.
-        fold: for the record.
-        config_text: the resolved config as YAML, kept beside the weights.
-        manifest_sha256: for the record.
-    """
-
-    prepared: PreparedData
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
-    network: NetworkSection
-    section: TrainSection
-    seed: int
-    fold: int | None
-    config_text: str
-    manifest_sha256: str
-
-
-def training_inputs(config: Config, manifest: Manifest, prepared: PreparedData) -> TrainingInputs:
-    """What the config's fold is trained on.
-
-    Raises:
-        InputError: a case of the manifest was not prepared, and skipping bad cases was not asked for.
-    """
-    fold, skip = config.data.fold, config.prepare.on_bad_case == "skip"
-    kept, held_out = manifest.fold_cases(fold) if fold is not None else (manifest.training, ())
-    return TrainingInputs(
-        prepared=with_overrides(prepared, config.prepare),
-        training=prepared_ids(prepared, kept, skip=skip),
-        validation=prepared_ids(prepared, held_out, skip=skip),
-        network=config.network,
-        section=config.train,
-        seed=config.seed,
-        fold=fold,
-        config_text=config_text(config),
-        manifest_sha256=manifest.sha256,
-    )
-
-
-def prepared_ids(prepared: PreparedData, cases: Sequence[Case], *, skip: bool) -> tuple[str, ...]:
-    """Ids of those of ``cases`` that can be trained on: prepared and with labels.
-
-    Raises:
-        InputError: a case was not prepared, and skipping bad cases was not asked for.
-    """
-    missing = [case.id for case in cases if case.id not in prepared.cases]
-    if missing and not skip:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(
-            f"prepared data: {len(missing)} of {len(cases)} cases of the manifest are not in it ({shown}); run medseg prepare "
-            "again, with prepare.on_bad_case: skip if bad cases are to be left out"
-        )
-    present = [case.id for case in cases if case.id in prepared.cases]
-    return tuple(case for case in present if prepared.cases[case].has_labels)
-
-
-def with_overrides(prepared: PreparedData, section: PrepareSection) -> PreparedData:
-    """The prepared data under the config's own patch and batch size, which a plan made before does not know yet."""
-    own = {"patch_size_xyz": section.patch_size_xyz, "batch_size": section.batch_size}
-    changes = {name: value for name, value in own.items() if value is not None}
-    return replace(prepared, plan=prepared.plan.model_copy(update=changes))
-
-
-def architecture_of(section: NetworkSection, plan: Plan) -> dict[str, Any]:
-    """Plain values that rebuild the network: the config's where it has them, the plan's elsewhere."""
-    values: dict[str, Any] = {
-        "dimensions": plan.dimensions,
-        "channels": len(plan.channels),
-        "classes": plan.class_count,
-        "features": list(plan.features),
-        "strides": [list(size) for size in plan.strides],
-        "kernel_sizes": [list(size) for size in plan.kernel_sizes],
-    }
-    own = {name: value for name, value in section.model_dump(mode="json").items() if value is not None}
-    features = own.get("features", values["features"])
-    if "strides" not in own and len(features) != len(values["strides"]):
-        raise InputError(
-            f"network: features has {len(features)} stages, the plan {len(values['strides'])}; give strides and "
-            "kernel_sizes too, or as many features as the plan has stages"
-        )
-    return values | own
-
-
-def identity_of(
-    inputs: TrainingInputs, architecture: Mapping[str, Any], precision: torch.dtype | None
-) -> dict[str, Any]:
-    """Everything the weights are a function of, as plain values; kept in ``run.json`` and compared on resume."""
-    cases = inputs.prepared.cases
-    return {
-        "medseg": version("medseg"),
-        "torch": torch.__version__.split("+")[0],
-        "threads": torch.get_num_threads(),
-        "seed": inputs.seed,
-        "fold": inputs.fold,
-        "precision": precision_name(precision),
-        "plan": inputs.prepared.plan.model_dump(
-            mode="json", exclude={"reasons", "fingerprint_sha256", "made_from_cases"}
-        ),
-        "network": dict(architecture),
-        "train": inputs.section.model_dump(mode="json", exclude={"save_minutes"}),
-        "training cases": {case: cases[case].folder.name for case in inputs.training},
-        "validation cases": {case: cases[case].folder.name for case in inputs.validation},
-    }
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One sentence per value that is not what the run began with."""
-    result = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            result += [f"{key}.{line}" for line in differences(old, new)]
-        elif old != new:
-            result.append(f"{key}: was {_short(old)}, is {_short(new)}")
-    return result
-
-
-def _short(value: object) -> str:
-    text = "absent" if value is None else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _check_identity(folder: Path, identity: dict[str, Any], *, allow_changed: bool) -> None:
-    path = folder / "run.json"
-    if not path.exists():
-        write_json(path, {"format": RUN_FORMAT, "identity": identity, "changes": []})
-        return
-    record = read_json(path)
-    changed = differences(record["identity"], identity)
-    if not changed:
-        return
-    if not allow_changed:
-        raise ChangedError(
-            [f"{folder.name}: {line}" for line in changed]
-            + [
-                f"{folder.name}: this run began otherwise; use --fresh for a new run, or --allow-changed to go on and record it"
-            ]
-        )
-    _LOG.warning("going on although %d values changed since the run began", len(changed))
-    write_json(path, {**record, "identity": identity, "changes": [*record["changes"], changed]})
 
 
 def run_training(
@@ -220,7 +66,7 @@ def run_training(
     plan = inputs.prepared.plan
     precision = choose_precision(device, inputs.section.precision)
     architecture = architecture_of(inputs.network, plan)
-    _check_identity(folder, identity_of(inputs, architecture, precision), allow_changed=allow_changed)
+    check_identity(folder, identity_of(inputs, architecture, precision), allow_changed=allow_changed)
     if (folder / "model" / "model.json").exists():
         _LOG.info("%s: finished before, nothing left to do", folder.name)
         return

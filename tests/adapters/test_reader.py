@@ -59,8 +59,8 @@ def test_a_refused_file_is_not_given_to_a_lenient_reader(tmp_path):
     image.write_bytes(data[:-8] + b"\1\2\3\4" + data[-4:])  # a checksum that only a strict reader looks at
     with pytest.raises(ScanError, match="checksum mismatch"):
         LoadImage(reader=MedsegReader)(image)
+    image, _ = synthetic.write_scan(synthetic.scan("ras"), tmp_path)
     with pytest.raises(LabelError, match="are no whole number"):
-        image, _ = synthetic.write_scan(synthetic.scan("ras"), tmp_path)
         LoadImage(reader=MedsegReader(labels=True))(image)
 
 

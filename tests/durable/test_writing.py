@@ -3,16 +3,29 @@ import os
 
 import pytest
 
-from medseg.durable import atomic_path, read_json, remove_stale_temporaries, sha256_json, write_bytes, write_json, writing
+from medseg.durable import (
+    atomic_path,
+    read_json,
+    remove_stale_temporaries,
+    sha256_json,
+    write_bytes,
+    write_json,
+    writing,
+)
 from medseg.errors import EnvironmentFault, InputError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
     target = tmp_path / "scores.json"
     write_json(target, {"dice": 0.5})
-    with pytest.raises(RuntimeError, match="in the middle"), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("in the middle")
+
+    def die_in_the_middle():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        die_in_the_middle()
     assert read_json(target) == {"dice": 0.5}
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
@@ -63,4 +76,6 @@ def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
     other = tmp_path / ".tmp-otherhost-1-abcd-x.json"
     other.write_text("fresh, of another host")
     assert remove_stale_temporaries(tmp_path) == 1
-    assert mine.exists() and other.exists() and not dead.exists()
+    assert mine.exists()
+    assert other.exists()
+    assert not dead.exists()

@@ -6,8 +6,6 @@ import pytest
 from medseg.errors import GeometryError
 from medseg.imaging import (
     AxisChange,
-    LabelMap,
-    Volume,
     apply_axes,
     changed_affine,
     changed_shape,
@@ -15,8 +13,6 @@ from medseg.imaging import (
     grid_difference,
     orientation_code,
     ras_change,
-    resample_labels_to_grid,
-    resample_to_grid,
     resized_affine,
     spacing_xyz_mm,
     undo_axes,
@@ -128,31 +124,3 @@ def test_grid_difference_says_what_differs():
 def test_grid_difference_sees_slice_thickness_of_a_single_slice():
     thin, thick = synthetic.affine_of((1, 1, 1)), synthetic.affine_of((1, 1, 5))
     assert "spacing" in (grid_difference((8, 9, 1), thin, (8, 9, 1), thick) or "")
-
-
-@pytest.mark.parametrize("source", ["oblique", "permuted_flipped", "anisotropic_oblique"])
-def test_resample_to_grid_finds_a_marker_where_it_is(source):
-    made = synthetic.scan(source)
-    point = made.affine @ [0.6 * made.shape[0], 0.4 * made.shape[1], 0.55 * made.shape[2], 1]
-    spacing = float(spacing_xyz_mm(made.affine).max())
-    image = synthetic.rendered(made.shape, made.affine, synthetic.blob(point[:3], 1.5 * spacing))
-    affine = synthetic.affine_of((1, 1, 1), synthetic.rotation(5, 10, -30), point[:3] - 30)
-    affine[:3, 3] = point[:3] - affine[:3, :3] @ [30.0, 30, 30]
-    sampled = resample_to_grid(Volume(image[None], made.affine), (61, 61, 61), affine)
-    assert sampled.array.dtype == np.float32
-    np.testing.assert_allclose(synthetic.centroid_mm(sampled.array[0], affine), point[:3], atol=0.5)
-
-
-def test_resample_to_grid_interpolates_holds_the_border_and_is_zero_outside():
-    volume = Volume(np.full((1, 4, 4, 4), 7, np.float32) * np.arange(1, 5, dtype=np.float32)[:, None, None], np.eye(4))
-    affine = synthetic.affine_of((0.5, 1, 1), None, (-1, 0, 0))
-    sampled = resample_to_grid(volume, (12, 1, 1), affine).array[0, :, 0, 0]
-    # x = -1, -0.5, 0 ... 4.5; the scan covers -0.5 to 3.5
-    np.testing.assert_allclose(sampled, [0, 7, 7, 10.5, 14, 17.5, 21, 24.5, 28, 28, 0, 0])
-
-
-def test_resample_labels_to_grid_takes_the_nearest():
-    labels = LabelMap(np.arange(1, 5, dtype=np.uint16)[:, None, None], np.eye(4))
-    sampled = resample_labels_to_grid(labels, (5, 1, 1), synthetic.affine_of((1, 1, 1), None, (0.3, 0, 0))).array
-    assert sampled.dtype == np.uint16
-    assert sampled.ravel().tolist() == [1, 2, 3, 4, 0]

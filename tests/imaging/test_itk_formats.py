@@ -177,6 +177,17 @@ def test_a_data_file_beside_its_header_is_read_and_its_length_checked(tmp_path, 
         read_volume(tmp_path / name)
 
 
+def test_a_nrrd_in_ras_space_lies_where_it_says(tmp_path):
+    path = tmp_path / "a.nrrd"
+    made = image(values())
+    SimpleITK.WriteImage(made, str(path))
+    edited(path, b"left-posterior-superior", b"right-anterior-superior")
+    volume = read_volume(path)
+    np.testing.assert_allclose(
+        (volume.affine @ [1, 4, 3, 1])[:3], made.TransformIndexToPhysicalPoint((1, 4, 3)), atol=1e-9
+    )
+
+
 def test_unknown_orientation_is_told(tmp_path):
     path = tmp_path / "a.nrrd"
     SimpleITK.WriteImage(image(values()), str(path))
@@ -194,6 +205,7 @@ def test_kind_is_unsupported_rather_than_damaged(tmp_path):
 
 
 def test_simpleitk_is_imported_only_when_such_a_file_comes():
-    code = "import sys, medseg.imaging; print([m for m in ('SimpleITK', 'pydicom', 'PIL', 'torch', 'monai') if m in sys.modules])"
+    heavy = ("SimpleITK", "pydicom", "PIL", "torch", "monai")
+    code = f"import sys, medseg.imaging; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -275,7 +275,7 @@ def test_no_flipped_bit_of_a_gzip_gives_wrong_voxels(tmp_path):
     data = path.read_bytes()
     expected = read_volume(path).array
     rng = np.random.default_rng(0)
-    refused = 0
+    refused = []
     for place in rng.choice(len(data), 300, replace=False):
         damaged = bytearray(data)
         damaged[place] ^= 1 << int(rng.integers(8))
@@ -284,16 +284,16 @@ def test_no_flipped_bit_of_a_gzip_gives_wrong_voxels(tmp_path):
             # A flip in the gzip header's own name or time harms nothing.
             np.testing.assert_array_equal(read_volume(path).array, expected)
         except ScanError as error:
-            refused += 1
-            assert str(error).startswith("a.nii.gz: ")
-    assert refused > 290
+            refused.append(str(error))
+    assert len(refused) > 290
+    assert all(message.startswith("a.nii.gz: ") for message in refused)
 
 
 def test_wrong_checksum_and_cut_trailer(tmp_path):
     path = nifti(tmp_path / "a.nii.gz")
     data = path.read_bytes()
     path.write_bytes(data[:-8] + b"\1\2\3\4" + data[-4:])
-    with pytest.raises(ScanError, match="checksum mismatch, .*the file is damaged"):
+    with pytest.raises(ScanError, match=r"checksum mismatch, .*the file is damaged"):
         read_volume(path)
     path.write_bytes(data[:-8])
     with pytest.raises(ScanError, match="gzip stream ends early"):

@@ -26,12 +26,12 @@ def test_unknown_suffix(tmp_path):
         UnsupportedScanError, match=r"^a\.gz: suffix is \.gz \(content is gzip\), expected one of \.nii,"
     ):
         read_header(tmp_path / "a.gz")
-    with pytest.raises(ScanError, match="^nothing: there is no such file"):
+    with pytest.raises(ScanError, match=r"^nothing: there is no such file"):
         read_volume(tmp_path / "nothing")
 
 
 def test_empty_folder_is_no_series(tmp_path):
-    with pytest.raises(ScanError, match="(?i)dicom"):
+    with pytest.raises(ScanError, match=r"(?i)dicom"):
         read_volume(tmp_path)
 
 

@@ -39,9 +39,7 @@ def test_image_with_a_separate_axis_goes_slice_by_slice(axis):
     shape = (25, 15, 20)
     resampled = resample_image(image[None], shape, separate_axis=axis)[0]
     in_plane = [size for other, size in enumerate(shape) if other != axis]
-    slices = []
-    for part in np.moveaxis(image, axis, 0):
-        slices.append(np.clip(zoomed(part, in_plane, 3), part.min(), part.max()))
+    slices = [np.clip(zoomed(part, in_plane, 3), part.min(), part.max()) for part in np.moveaxis(image, axis, 0)]
     picked = np.stack([slices[k] for k in nearest_slice(image.shape[axis], shape[axis])])
     np.testing.assert_allclose(np.moveaxis(resampled, axis, 0), picked, atol=1e-3)
 

@@ -184,7 +184,7 @@ def test_a_writer_that_cuts_its_file_is_caught_and_the_old_file_stays(tmp_path, 
         whole(array * 0, affine, target, like=like)
 
     monkeypatch.setattr(nifti_module, "write_nifti", other_voxels)
-    with pytest.raises(EnvironmentFault, match="reads back wrong .voxels differ.; check the disk"):
+    with pytest.raises(EnvironmentFault, match=r"reads back wrong .voxels differ.; check the disk"):
         write_label_map(made.label_map, path, like=None)
 
     def no_space(array, affine, target, *, like):

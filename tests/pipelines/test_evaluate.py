@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import evaluate
+from medseg.pipelines import evaluate
 
 
 @pytest.fixture

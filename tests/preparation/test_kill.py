@@ -1,11 +1,14 @@
 """Killed at any moment and started again, ``prepare`` ends in the same bytes and leaves no process behind."""
 
+import contextlib
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,13 +44,10 @@ def contents(output) -> dict[str, str]:
 
 
 def group_is_gone(group: int) -> bool:
-    for status in os.listdir("/proc"):
-        if status.isdigit():
-            try:
-                fields = open(f"/proc/{status}/stat").read().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z":
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, member_of = status.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(member_of) == group and state != "Z":
                 return False
     return True
 
@@ -64,7 +64,7 @@ def test_killed_and_started_again(tmp_path, whole_group):
     whole = time.monotonic() - began
     assert out.split() == ["24", "24"], err
     seed = random.SystemRandom().randrange(10**6)
-    print("seed", seed)
+    logging.getLogger(__name__).info("seed %d", seed)
     rng, output = random.Random(seed), tmp_path / "killed" / "prepared"
     done = 0
     # The first second, then moments around the work, which is at the end, after the imports.

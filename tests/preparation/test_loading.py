@@ -26,7 +26,7 @@ def test_monai_gives_the_voxels_that_inference_reads(tmp_path, grid, suffix):
 
 def test_several_files_and_grids(tmp_path):
     first, _ = write_scan(scan("ras", seed=1), tmp_path, case_id="first")
-    second, _ = write_scan(scan("oblique", seed=2), tmp_path, case_id="second")
+    second, _ = write_scan(scan("lps", seed=2), tmp_path, case_id="second")
     channels = [Channel(name="T1"), Channel(name="T2")]
     assert same(load_scan([first, second], channels), load_case([first, second], channels))
 

@@ -63,3 +63,13 @@ def leave_temporary(folder: Path) -> None:
     with atomic_path(folder / "out.txt") as temporary:
         temporary.write_text("half")
         time.sleep(600)
+
+
+def wait_or_make(item: tuple[str, Path]) -> None:
+    what, marker = item
+    if what == "make":
+        marker.touch()
+    while not marker.exists():
+        time.sleep(0.01)
+    if what == "wait":
+        time.sleep(0.5)

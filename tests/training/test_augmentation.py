@@ -97,7 +97,10 @@ def test_rotation_is_rigid_in_millimetres():
 
 @pytest.mark.parametrize(
     ("size", "spacing", "dimensions", "axis"),
-    [((64, 64, 1), (1, 1, 1), 2, 2), ((96, 96, 24), (1, 1, 4), 3, 2), ((24, 96, 96), (4, 1, 1), 3, 0), ((40, 56, 40), (1, 1, 1), 3, None)],
+    [
+        ((64, 64, 1), (1, 1, 1), 2, 2), ((96, 96, 24), (1, 1, 4), 3, 2),
+        ((24, 96, 96), (4, 1, 1), 3, 0), ((40, 56, 40), (1, 1, 1), 3, None),
+    ],
 )  # fmt: skip
 def test_thin_stacks_turn_about_their_stacking_axis(size, spacing, dimensions, axis):
     assert in_plane_axis(size, spacing, dimensions) == axis
@@ -108,7 +111,9 @@ def test_only_allowed_axes_are_mirrored():
     section = AugmentationSection(mirror_axes=("y", "z"))
     assert mirror_axes(section, 3) == (1, 2)
     seen = {
-        draw_spatial(np.random.default_rng(i), section, axes=(1, 2), only_axis=None, spacing_xyz_mm=(1, 1, 1)).mirrored_axes
+        draw_spatial(
+            np.random.default_rng(i), section, axes=(1, 2), only_axis=None, spacing_xyz_mm=(1, 1, 1)
+        ).mirrored_axes
         for i in range(40)
     }
     assert seen == {(), (1,), (2,), (1, 2)}
@@ -120,7 +125,9 @@ def test_everything_off_leaves_the_image():
     torch.testing.assert_close(result, image)
 
 
-@pytest.mark.parametrize("name", ["noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted"])
+@pytest.mark.parametrize(
+    "name", ["noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted"]
+)
 def test_each_change_changes_and_repeats(name):
     image = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     kept = image.clone()

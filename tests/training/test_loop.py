@@ -119,7 +119,16 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_is_named(caplog):
     assert "train/loss" not in epochs[-1].metrics()
     state.progress.steps = 1000
     with pytest.raises(InputError, match="not finite in 21 steps"):
-        list(fit(state, broken, section=section(), loss=build_loss(section().loss, batch_dice=True), seed=3, precision=None))
+        list(
+            fit(
+                state,
+                broken,
+                section=section(),
+                loss=build_loss(section().loss, batch_dice=True),
+                seed=3,
+                precision=None,
+            )
+        )
 
 
 def test_validation_runs_on_the_average_and_leaves_training_mode_on():

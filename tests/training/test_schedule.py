@@ -20,7 +20,10 @@ def test_poly_ends_near_zero():
 
 def test_norms_and_biases_do_not_decay():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2, affine=True))
-    decays = {g["weight_decay"]: len(g["params"]) for g in build_optimiser(OptimiserSection(), network.parameters()).param_groups}
+    decays = {
+        g["weight_decay"]: len(g["params"])
+        for g in build_optimiser(OptimiserSection(), network.parameters()).param_groups
+    }
     assert decays == {0.01: 1, 0.0: 3}
 
 
