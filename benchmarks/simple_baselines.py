@@ -224,7 +224,7 @@ def _words(band: Band) -> str:
 
 def _place_rule(search: BandSearch, place: LocationMap) -> Rule:
     band, score = search.best("above")
-    what = f"where at least {max(band.low, 0):.1%} of the training cases have it"
+    what = "everywhere" if math.isinf(band.low) else f"where at least {band.low:.1%} of the training cases have it"
     return Rule("location", what, score, lambda case: band.mask(place.on(case.classes.shape)))
 
 
@@ -251,7 +251,7 @@ class ModelScores(NamedTuple):
     note: str
 
 
-def model_scores(folder: Path, validation: Sequence[Case], empty: str) -> ModelScores | None:
+def model_scores(folder: Path, validation: Sequence[Case]) -> ModelScores | None:
     """What ``medseg evaluate`` wrote into ``folder``; None where it wrote nothing."""
     if not (folder / "metrics.json").is_file():
         return None
@@ -260,14 +260,25 @@ def model_scores(folder: Path, validation: Sequence[Case], empty: str) -> ModelS
     with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             by_case[row["class"]][row["case"]] = float(row["dice"] or "nan")
-    scored, expected = set(next(iter(by_case.values()), {})), {case.id for case in validation}
-    note = f"the model's scores are of {metrics['cases']['scored']} cases"
-    note += ", the same" if scored == expected else f", of which {len(scored & expected)} are among the {len(expected)}"
     mean = {name: found["metrics"]["dice"]["mean"] for name, found in metrics["classes"].items()}
-    return ModelScores({k: math.nan if v is None else v for k, v in mean.items()}, by_case, f"{note}; empty: {empty}")
+    return ModelScores(
+        {k: math.nan if v is None else v for k, v in mean.items()}, by_case, _note(metrics, by_case, validation)
+    )
+
+
+def _note(metrics: dict[str, Any], by_case: Mapping[str, Mapping[str, float]], validation: Sequence[Case]) -> str:
+    scored = {case for found in by_case.values() for case in found}
+    same = "the same" if scored == {case.id for case in validation} else "NOT the same"
+    return (
+        f"The model's scores are of {len(scored)} of {metrics['cases']['expected']} cases, {same} as the baselines'; "
+        f"empty masks: {metrics['definitions']['empty_masks']['policy']}; predictions sha256 {metrics['identity']['predictions_sha256'][:16]}."
+    )
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------------
+
+
+TITLES = {"threshold": "threshold", "band": "band of grey values", "location": "constant location"}
 
 
 def best_of(rules: Sequence[Rule], kind: str) -> Rule:
@@ -281,22 +292,20 @@ def _mean(values: Sequence[float]) -> float:
 
 def main_table(rules: Mapping[str, Sequence[Rule]], model: ModelScores | None, cases: int) -> list[str]:
     names = list(rules)
-    rows: list[tuple[str, list[float]]] = []
+    rows: list[tuple[str, list[float], int]] = []
     if model is not None:
-        rows.append(("model", [model.mean.get(name, math.nan) for name in names]))
-    for kind, title in (
-        ("threshold", "best threshold"),
-        ("band", "best band of grey values"),
-        ("location", "constant location"),
-    ):
-        rows.append((title, [_mean(list(best_of(rules[name], kind).scores.values())) for name in names]))
-    head = [
+        scored = len({case for found in model.by_case.values() for case in found})
+        rows.append(("the model", [model.mean.get(name, math.nan) for name in names], scored))
+    for kind, title in TITLES.items():
+        means = [_mean(list(best_of(rules[name], kind).scores.values())) for name in names]
+        rows.append((f"best {title}" if kind != "location" else title, means, cases))
+    return [
         f"| Dice on validation cases | {' | '.join(names)} | mean | cases |",
         "| --- " + "| ---: " * (len(names) + 2) + "|",
-    ]
-    return head + [
-        f"| {title} | {' | '.join(f'{v:.4f}' for v in values)} | {_mean(values):.4f} | {cases} |"
-        for title, values in rows
+        *(
+            f"| {title} | {' | '.join(f'{v:.4f}' for v in means)} | {_mean(means):.4f} | {n} |"
+            for title, means, n in rows
+        ),
     ]
 
 
@@ -304,11 +313,11 @@ def paired_lines(rules: Mapping[str, Sequence[Rule]], model: ModelScores) -> lis
     """In how many cases the model is ahead."""
     lines = []
     for name, found in rules.items():
-        for kind in ("threshold", "band", "location"):
+        for kind, title in TITLES.items():
             rule, own = best_of(found, kind), model.by_case.get(name, {})
             both = sorted(set(rule.scores) & {case for case, value in own.items() if not math.isnan(value)})
             ahead = sum(own[case] > rule.scores[case] for case in both)
-            lines.append(f"- {name}: the model is ahead of the best {kind} in {ahead} of {len(both)} cases")
+            lines.append(f"- {name}: the model is ahead of the {title} in {ahead} of {len(both)} cases")
     return lines
 
 
@@ -346,7 +355,7 @@ def report(
         f"- versions: {', '.join(f'{k} {v}' for k, v in _versions().items())}",
         f"- data: {experiment.manifest.name}, manifest sha256 {experiment.manifest.sha256[:16]}",
         f"- split: fold {experiment.fold} of the manifest; {training} training cases, {validation} validation cases",
-        f"- took {seconds:.0f} s on one core",
+        f"- took {seconds:.0f} s",
         "",
         *main_table(rules, model, validation),
         "",
@@ -395,7 +404,7 @@ def run(args: argparse.Namespace) -> int:
     rules = choose_rules(experiment, training)
     score_rules(rules, experiment, validation)
     folder = args.scores or (args.work or Path("work") / config.name) / "scores" / run_name(config.data.fold)
-    model = model_scores(folder, validation, config.evaluate.empty)
+    model = model_scores(folder, validation)
     text = report(experiment, rules, model, (len(training), len(validation)), time.monotonic() - started)
     print(text)
     output = args.output or Path(__file__).parent / "results"

@@ -62,7 +62,7 @@ def _folder_set(context: Context) -> dict[Path, CaseSet]:
             "--output DIR; see medseg evaluate --help"
         )
     given = {flag: getattr(args, flag) for flag in ("predictions", *_WITHOUT_CONFIG)}
-    return {args.output: folder_set(args.output.name, **given)}
+    return {args.output: folder_set(args.predictions.resolve().name, **given)}
 
 
 def _config_sets(context: Context) -> dict[Path, CaseSet]:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,3 +230,9 @@ def test_imports_stay_light(modules: tuple[str, ...], absent: tuple[str, ...]):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == []
+
+
+def test_the_wheel_carries_every_package():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "medseg").rglob("__init__.py")}
+    assert set(declared) == {".".join(folder.parts) for folder in folders} | {"medseg.pipelines"}

@@ -41,7 +41,8 @@ class AxisChange:
 
 def spacing_xyz_mm(affine: Affine) -> npt.NDArray[np.float64]:
     """Voxel size along each array axis, (3,) float64 mm: the lengths of the affine's columns."""
-    lengths: npt.NDArray[np.float64] = np.sqrt(np.square(np.asarray(affine, np.float64)[:3, :3]).sum(axis=0))
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header's 1e300 is judged by its reader
+        lengths: npt.NDArray[np.float64] = np.sqrt(np.square(np.asarray(affine, np.float64)[:3, :3]).sum(axis=0))
     return lengths
 
 

@@ -202,7 +202,14 @@ def check_payload(claim: Claim, name: str, limits: Limits) -> None:
     """
     promised = limits.check_voxels(name, claim.sizes) * claim.value_bytes
     path, start = claim.data
-    with open_regular(path) as file:
+    try:
+        opened = open_regular(path)
+    except ScanError as error:
+        reason = str(error).split(": ", 1)[-1].split(";", 1)[0]
+        raise ScanError(
+            f"{name}: of the data file that its header names, {reason}; put both into one folder"
+        ) from error
+    with opened as file:
         if claim.compressed is None:
             held = os.fstat(file.fileno()).st_size - start
         else:

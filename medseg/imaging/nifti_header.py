@@ -269,7 +269,7 @@ def _best_affine(raw: Any, name: str, planar: bool, scale: float, warnings: list
 def _corner_distance(difference: npt.NDArray[np.float64], sizes: list[int]) -> float:
     last = np.maximum(np.array(sizes, np.float64) - 1, 0)
     corners = np.array([[*(last * (n & 1, n >> 1 & 1, n >> 2)), 1.0] for n in range(8)])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return float(np.sqrt(np.square((corners @ difference.T)[:, :3]).sum(axis=1)).max())
 
 
@@ -282,6 +282,8 @@ def check_affine(affine: Affine, name: str, limits: Limits, warnings: list[str])
     if not np.isfinite(affine).all():
         raise ScanError(f"{name}: affine has entries that are not finite, expected numbers; correct the header")
     spacing = spacing_xyz_mm(affine)
+    if not np.isfinite(spacing).all():
+        raise ScanError(f"{name}: affine has entries too large for a spacing, expected mm; correct the header")
     if (spacing == 0).any() or abs(np.linalg.det(affine[:3, :3] / np.where(spacing == 0, 1, spacing))) < 1e-3:
         raise ScanError(f"{name}: affine has no inverse (axes that coincide or vanish); correct the header's sform")
     if spacing.min() < limits.min_spacing_mm or spacing.max() > limits.max_spacing_mm:

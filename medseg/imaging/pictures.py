@@ -7,10 +7,12 @@ letters mean nothing there, and no flip or permutation ever happens to a picture
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import warnings as python_warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -83,7 +85,7 @@ def read_picture_labels(path: Path, *, limits: Limits) -> LabelMap:
 
 def _opened(file: BinaryIO, path: Path, limits: Limits) -> tuple[Image.Image, Header, int]:
     """(picture not yet decoded, header, bits per sample as stored: Pillow's mode halves 16-bit colour)."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     name, wanted = display_name(path), _KINDS[path.suffix.lower()]
     first = file.read(512)
@@ -95,25 +97,49 @@ def _opened(file: BinaryIO, path: Path, limits: Limits) -> tuple[Image.Image, He
     if wanted == "PNG":
         _check_png(file, name)
         file.seek(0)
-    try:
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("ignore")  # the size is checked below, with a limit of our own
-            image = Image.open(file, formats=(wanted,))
-    except Image.DecompressionBombError as error:
-        raise ScanError(f"{name}: header declares too many pixels to be decoded safely; cut it into tiles") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error) as error:
-        raise ScanError(f"{name}: is no {wanted} picture that can be decoded; save it again as 8 or 16 bit") from error
+    with _pillow(f"{name}: is no {wanted} picture that can be decoded; save it again as 8 or 16 bit"):
+        image = Image.open(file, formats=(wanted,))
     if image.width * image.height > limits.max_picture_pixels:
         raise ScanError(
             f"{name}: header declares {image.width}x{image.height} pixels, expected at most "
             f"{limits.max_picture_pixels:,}; cut it into tiles"
         )
-    bits = 8
-    if wanted == "PNG":
-        bits = first[24]
-    elif wanted == "TIFF":
-        bits = int(max(np.atleast_1d(_tags(image).get(258, 1))))
-    return image, _header(image, bits, name), bits
+    with _pillow(f"{name}: {wanted} header is damaged; copy or download it again"):
+        bits = {"PNG": first[24], "JPEG": 8}.get(wanted) or int(max(np.atleast_1d(_tags(image).get(258, 1))))
+        if wanted == "TIFF":
+            _check_tiff_length(image, bits, os.fstat(file.fileno()).st_size, name)
+        return image, _header(image, bits, name), bits
+
+
+def _check_tiff_length(image: Image.Image, bits: int, size: int, name: str) -> None:
+    """An uncompressed TIFF holds all its pixels, or says too much (and would be allocated first)."""
+    promised = image.width * image.height * int(_tags(image).get(277, 1)) * bits // 8
+    if _tags(image).get(259, 1) == 1 and promised > size:
+        raise ScanError(
+            f"{name}: header promises {image.width}x{image.height} pixels = {promised:,} bytes, the file has {size:,}; "
+            "copy or download it again"
+        )
+
+
+@contextlib.contextmanager
+def _pillow(message: str) -> Iterator[None]:
+    """Turns whatever the decoder raises into a ScanError with ``message``; its warnings (odd tags, size) stay unheard.
+
+    The size is checked here with a limit of our own, and a damaged file may raise anything from deep inside the decoder.
+    """
+    from PIL import Image
+
+    try:
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        name = message.split(":", 1)[0]
+        raise ScanError(f"{name}: header declares too many pixels to be decoded safely; cut it into tiles") from error
+    except Exception as error:
+        raise ScanError(message) from error
 
 
 def _check_png(file: BinaryIO, name: str) -> None:
@@ -167,10 +193,8 @@ def _tags(image: Image.Image) -> dict[int, Any]:
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
-    try:
+    with _pillow(f"{name}: pixels can't be decoded (truncated or damaged); copy or download it again"):
         image.load()
-    except (OSError, SyntaxError, ValueError, struct.error, MemoryError, zlib.error) as error:
-        raise ScanError(f"{name}: pixels can't be decoded (truncated or damaged); copy or download it again") from error
     return image
 
 

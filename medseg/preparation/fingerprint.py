@@ -148,10 +148,10 @@ def sketch_intensities(
     """
     where = np.flatnonzero((classes > 0) & (classes < 255))
     if where.size == 0:
-        return (None,) * image.shape[0]
+        return tuple(None for _ in image)
     sampled = where
     if where.size > _MOST_VOXELS:
-        sampled = np.random.default_rng(seed).choice(where, _MOST_VOXELS, replace=False)
+        sampled = np.random.default_rng(seed).choice(where, _MOST_VOXELS, replace=False, shuffle=False)
     sketches: list[IntensitySketch | None] = []
     for channel in image:
         values = channel.reshape(-1)

@@ -32,8 +32,8 @@ from medseg.preparation.inputs import Fixed, InputMemory
 from medseg.preparation.plan import Plan
 from medseg.preparation.plan_file import read_plan, write_plan
 from medseg.preparation.planning import make_plan
-from medseg.preparation.store import index_content
-from medseg.preparation.work import CaseWork, case_is_there, end_with_server, prepare_case
+from medseg.preparation.store import case_path, index_content
+from medseg.preparation.work import CaseWork, end_with_server, prepare_case
 from medseg.runner.pool import Outcome, default_processes, run_cases
 from medseg.runner.progress import CaseProgress
 
@@ -317,7 +317,7 @@ def _work_of(examined: _Examined, case_id: str, plan: Plan, output: Path) -> Cas
     assert facts.geometry is not None  # a case without is a bad one
     prepared = Fingerprint({case_id: facts.geometry}, False, ()).resampled_shapes(np.array(plan.spacing_xyz_mm))
     values = max(int(np.prod(facts.shape_xyz)), int(np.prod(prepared))) * len(plan.channels)
-    return CaseWork.of(inputs, examined.files[case_id], plan, values, output / "cases")
+    return CaseWork.of(inputs, examined.files[case_id], plan, values, output)
 
 
 def _store_all(
@@ -330,7 +330,7 @@ def _store_all(
     processes: int | None,
     verify: bool,
 ) -> PrepareReport:
-    waiting = [(work.id, work) for work in works if verify or not case_is_there(work.folder)]
+    waiting = [(work.id, work) for work in works if verify or not work.path.is_file()]
     largest = max((work.values for _, work in waiting), default=0)
     failed: dict[str, str] = {}
     written = 0
@@ -350,7 +350,7 @@ def _store_all(
             f"{manifest.name}: no case could be prepared; the first reason: {next(iter(failed.values()), '')}"
         )
     write_json(output / "index.json", index_content(keys, report.checks.bad_cases))
-    _remove_others(output, keys, {case.id for case in (*manifest.training, *manifest.testing)})
+    _remove_others(output, keys)
     return PrepareReport(
         checks=report.checks,
         plan=plan,
@@ -362,14 +362,9 @@ def _store_all(
     )
 
 
-def _remove_others(output: Path, keys: Mapping[str, str], known: set[str]) -> None:
-    """Removes cases and versions that the index no longer names, and facts of cases the manifest no longer has."""
-    for folder in (output / "cases").iterdir():
-        for version in folder.iterdir() if folder.is_dir() and not folder.name.startswith(".") else ():
-            if keys.get(folder.name) != version.name:
-                shutil.rmtree(version, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: it is in use
-            folder.rmdir()
-    for file in (output / "facts").glob("*.json"):
-        if file.stem not in known:
+def _remove_others(output: Path, keys: Mapping[str, str]) -> None:
+    """Removes the files of cases and versions that the index no longer names."""
+    named = {case_path(output, case_id, key).name for case_id, key in keys.items()}
+    for file in (output / "cases").iterdir():
+        if file.name not in named and not file.name.startswith("."):
             file.unlink(missing_ok=True)

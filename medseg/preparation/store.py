@@ -1,14 +1,16 @@
-"""The prepared data on disk: one folder per case, read patch by patch.
+"""The prepared data on disk: one file per case, read patch by patch.
 
-``<prepared>/cases/<id>/<key>/`` holds two files. ``case.json`` says what the case is (shape, grid, classes) and ends in a
-checksum of itself. ``voxels.bin`` holds, one after the other: the image in chunks, the labels in chunks, a bounded sample
-of voxels per class, and a table with offset, length and CRC-32 of each of these blocks. A patch is read with one ``pread``
-per run of neighbouring chunks, and every block that is read is checked. Why this and not blosc2: ``docs/store.md``.
+``<prepared>/cases/<id>.<key>.bin`` holds, one after the other: the image in chunks, the labels in chunks, a bounded sample of
+voxels per class, a table with offset, length and CRC-32 of each of these blocks, a JSON object that says what the case is,
+and a footer that finds it. A patch is read with one ``pread`` per run of neighbouring chunks, and every block that is read
+is checked. Why this and not blosc2: ``docs/store.md``.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ STORE_FORMAT = 1
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
 TABLE_DTYPE = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("crc32", "<u4")])
+FOOTER = struct.Struct("<QII8s")
+"""Offset, length and CRC-32 of the JSON object, and the mark below; the last bytes of a case's file."""
+MARK = b"medseg\x01\n"
 
 
 class Patch(NamedTuple):
@@ -41,39 +46,34 @@ class Patch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class StoredCase:
-    """One prepared case; opening it reads nothing, and no file stays open.
+    """One prepared case; making it reads nothing, and no file stays open.
 
     It may be pickled and used by several processes at once.
 
     Attributes:
         id: the manifest's case id.
-        folder: of this case's files.
+        path: its file.
     """
 
     id: str
-    folder: Path
+    path: Path
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        try:
-            about: dict[str, Any] = read_json(self.folder / "case.json")
-            seal = about.pop("sha256")
-        except (InputError, KeyError, AttributeError) as error:
-            raise self._damaged("case.json is missing or unreadable") from error
-        if sha256_json(about) != seal:
-            raise self._damaged("case.json does not have its checksum")
-        return about
+        with self._open() as reader:
+            return reader.about()
 
-    def _damaged(self, what: str) -> DamagedFileError:
+    def damaged(self, what: str) -> DamagedFileError:
+        """The error for a fault of this case's file."""
         return DamagedFileError(f"{self.id}: prepared data is damaged, {what}; run prepare again with --repair")
 
     @cached_property
     def _table(self) -> npt.NDArray[np.void]:
         table = self._about["table"]
-        with self._open() as stream:
-            data = stream.read_at(table["offset"], table["count"] * TABLE_DTYPE.itemsize)
+        with self._open() as reader:
+            data = reader.read_at(table["offset"], table["count"] * TABLE_DTYPE.itemsize)
         if zlib.crc32(data) != table["crc32"]:
-            raise self._damaged("the table of voxels.bin does not have its checksum")
+            raise self.damaged("its table does not have its checksum")
         return np.frombuffer(data, TABLE_DTYPE)
 
     def _open(self) -> _Reader:
@@ -205,7 +205,7 @@ def _as_chunk(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) ->
 
 
 class _Reader:
-    """``voxels.bin``, open for the length of a ``with`` block."""
+    """A case's file, open for the length of a ``with`` block."""
 
     def __init__(self, case: StoredCase) -> None:
         self._case = case
@@ -213,24 +213,39 @@ class _Reader:
 
     def __enter__(self) -> Self:
         try:
-            self._descriptor = os.open(self._case.folder / "voxels.bin", os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(self._case.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise self._case._damaged(f"voxels.bin can't be opened ({error.strerror})") from error  # noqa: SLF001
+            raise self._case.damaged(f"its file can't be opened ({error.strerror})") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
+    def about(self) -> dict[str, Any]:
+        """The JSON object."""
+        end = os.fstat(self._descriptor).st_size - FOOTER.size
+        if end < 0:
+            raise self._case.damaged("its file is cut short")
+        offset, length, crc, mark = FOOTER.unpack(self.read_at(end, FOOTER.size))
+        if mark != MARK or offset + length != end:
+            raise self._case.damaged("its file has no footer of this format")
+        data = self.read_at(offset, length)
+        if zlib.crc32(data) != crc:
+            raise self._case.damaged("its description does not have its checksum")
+        about: dict[str, Any] = json.loads(data)
+        return about
+
     def read_at(self, offset: int, length: int) -> bytes:
+        """``length`` bytes; fewer are an error."""
         parts: list[bytes] = []
         try:
             while length > 0 and (data := os.pread(self._descriptor, length, offset)):
                 parts.append(data)
                 offset, length = offset + len(data), length - len(data)
         except OSError as error:
-            raise self._case._damaged(f"voxels.bin can't be read ({error.strerror})") from error  # noqa: SLF001
+            raise self._case.damaged(f"its file can't be read ({error.strerror})") from error
         if length:
-            raise self._case._damaged("voxels.bin is cut short")  # noqa: SLF001
+            raise self._case.damaged("its file is cut short")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def blocks(self, rows: npt.NDArray[np.void]) -> Iterator[memoryview]:
@@ -241,8 +256,13 @@ class _Reader:
         for offset, length, crc in rows.tolist():
             block = data[offset - begin : offset - begin + length]
             if zlib.crc32(block) != crc:
-                raise self._case._damaged("a block of voxels.bin does not have its checksum")  # noqa: SLF001
+                raise self._case.damaged("a block does not have its checksum")
             yield block
+
+
+def case_path(folder: Path, case_id: str, key: str) -> Path:
+    """The file of a case in the prepared ``folder``. A key has no dot, so the name tells id and key apart."""
+    return folder / "cases" / f"{case_id}.{key}.bin"
 
 
 def index_content(keys: Mapping[str, str], skipped: Sequence[str]) -> dict[str, Any]:
@@ -259,7 +279,7 @@ class _Cases(Mapping[str, StoredCase]):
 
     def __getitem__(self, case_id: str) -> StoredCase:
         if case_id not in self._made:
-            self._made[case_id] = StoredCase(case_id, self._folder / "cases" / case_id / self._keys[case_id])
+            self._made[case_id] = StoredCase(case_id, case_path(self._folder, case_id, self._keys[case_id]))
         return self._made[case_id]
 
     def __iter__(self) -> Iterator[str]:

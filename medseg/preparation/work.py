@@ -20,8 +20,8 @@ from medseg.preparation.facts import CaseInputs
 from medseg.preparation.inputs import Fixed, must_be_unchanged
 from medseg.preparation.locations import sample_locations
 from medseg.preparation.plan import Plan
-from medseg.preparation.store import STORE_FORMAT, StoredCase
-from medseg.preparation.writing import CHUNK_PLANAR_XYZ, CHUNK_XYZ, write_case
+from medseg.preparation.store import STORE_FORMAT, StoredCase, case_path
+from medseg.preparation.writing import CHUNK_PLANAR_XYZ, CHUNK_XYZ, WHOLE_BELOW_VOXELS, write_case
 from medseg.runner.worker import die_with_parent
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class CaseWork:
 
     Attributes:
         files: checksums of the inputs, which the key is made of.
-        folder: ``cases/<id>/<key>``.
+        path: of the case's file.
         values: voxel values of scan and prepared array, whichever are more; for the memory estimate.
     """
 
@@ -44,12 +44,12 @@ class CaseWork:
     inputs: CaseInputs
     files: tuple[Fixed, ...]
     key: str
-    folder: Path
+    path: Path
     values: int
 
     @classmethod
-    def of(cls, inputs: CaseInputs, files: Sequence[Fixed], plan: Plan, values: int, cases: Path) -> CaseWork:
-        """The work for a case under ``cases``, its key made of the files' content and what of the plan shapes it."""
+    def of(cls, inputs: CaseInputs, files: Sequence[Fixed], plan: Plan, values: int, output: Path) -> CaseWork:
+        """The work for a case in the prepared folder ``output``, its key made of the files' content and what of the plan shapes it."""
         shaping = plan.model_dump(
             mode="json",
             include={"dimensions", "orientation", "spacing_xyz_mm", "channels", "labels", "ignore", "stored_dtype"},
@@ -58,20 +58,15 @@ class CaseWork:
             {
                 "store": STORE_FORMAT,
                 "preparation": PREPARATION_VERSION,
-                "chunks": [CHUNK_XYZ, CHUNK_PLANAR_XYZ],
+                "chunks": [CHUNK_XYZ, CHUNK_PLANAR_XYZ, WHOLE_BELOW_VOXELS],
                 "files": [fixed.sha256 for fixed in files],
                 "images": len(inputs.images),
                 "plan": shaping,
             }
         )[:16]
         return cls(
-            id=inputs.id, inputs=inputs, files=tuple(files), key=key, folder=cases / inputs.id / key, values=values
+            id=inputs.id, inputs=inputs, files=tuple(files), key=key, path=case_path(output, inputs.id, key), values=values
         )
-
-
-def case_is_there(folder: Path) -> bool:
-    """Whether a case was written; its folder takes this name only when it is complete."""
-    return (folder / "case.json").is_file()
 
 
 def end_with_server(task: Callable[[T], R], item: T) -> R:
@@ -96,7 +91,7 @@ def prepare_case(work: CaseWork, *, plan: Plan, verify: bool = False) -> bool:
         ScanError: a file can't be used, or changed since it was checked.
         EnvironmentFault: the store can't be written.
     """
-    if verify and case_is_there(work.folder) and _is_sound(StoredCase(work.id, work.folder)):
+    if verify and work.path.is_file() and _is_sound(StoredCase(work.id, work.path)):
         return False
     from medseg.preparation.loading import load_scan
 
@@ -105,7 +100,7 @@ def prepare_case(work: CaseWork, *, plan: Plan, verify: bool = False) -> bool:
     for path, fixed in zip(work.inputs.paths, work.files, strict=True):
         must_be_unchanged(path, fixed.stamp)
     write_case(
-        work.folder,
+        work.path,
         image=image,
         labels=labels,
         grid=grid,

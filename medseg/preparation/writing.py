@@ -1,11 +1,8 @@
-"""Writing one prepared case: a folder that is there whole or not at all."""
+"""Writing one prepared case: a file that is there whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,108 +11,78 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from medseg.durable import sha256_json
-from medseg.durable.writing import temporary_name
-from medseg.errors import EnvironmentFault
+from medseg.durable import atomic_path
 from medseg.preparation.chunks import ChunkLayout, balanced_chunk
 from medseg.preparation.grid import Grid
-from medseg.preparation.store import STORE_FORMAT, TABLE_DTYPE
+from medseg.preparation.store import FOOTER, MARK, STORE_FORMAT, TABLE_DTYPE
 
 CHUNK_XYZ = (32, 32, 32)
 CHUNK_PLANAR_XYZ = (128, 128, 1)
+WHOLE_BELOW_VOXELS = 64**3
+"""A case with fewer voxels is one chunk: its patches are most of it anyway."""
 _LARGEST_FLOAT16 = 65504.0
 
 
 def write_case(
-    folder: Path,
+    path: Path,
     *,
     image: npt.NDArray[np.float32],
     labels: npt.NDArray[np.uint8] | None,
     grid: Grid,
     locations: Mapping[int, npt.NDArray[np.int64]],
     dtype: str,
-    about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes ``folder`` durably; if it is there already it is replaced.
+    """Writes a case's file atomically and durably. Equal values give equal bytes.
 
     Args:
-        folder: ``<prepared>/cases/<id>/<key>``.
+        path: from `case_path`.
         image: (C, X, Y, Z) float32, finite.
         labels: (X, Y, Z) uint8 class indices, or None.
         grid: of the arrays.
-        locations: class index to flat C-order voxel indices.
+        locations: class index to flat C-order voxel indices, below 2^32.
         dtype: "float16" (values are clipped to its finite range) or "float32".
-        about: further plain values for ``case.json``.
 
     Raises:
         EnvironmentFault: the disk is full or the folder is not writable.
     """
-    stage = temporary_name(folder.parent.parent / folder.name)
-    try:
-        stage.mkdir(parents=True)
-        _write_files(stage, image=image, labels=labels, grid=grid, locations=locations, dtype=dtype, about=about or {})
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        stage.rename(folder)
-        for made in (folder.parent, folder.parent.parent):
-            _sync(made)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise EnvironmentFault(
-            f"{folder.parent.name}: can't be written to the store ({reason}); check the folder's permissions and disk"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(stage)
-
-
-def _write_files(stage: Path, *, about: Mapping[str, Any], **parts: Any) -> None:
-    with (stage / "voxels.bin").open("wb") as stream:
-        described = _write_voxels(stream, **parts)
-        stream.flush()
-        os.fsync(stream.fileno())
-    content: dict[str, Any] = {"format": STORE_FORMAT, **about, **described, "grid": parts["grid"].plain()}
-    content["sha256"] = sha256_json(content)
-    with (stage / "case.json").open("w", encoding="utf-8") as text:
-        json.dump(content, text, indent=1, allow_nan=False)
-        text.flush()
-        os.fsync(text.fileno())
-    _sync(stage)
-
-
-def _write_voxels(
-    stream: BinaryIO,
-    *,
-    image: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.uint8] | None,
-    grid: Grid,
-    locations: Mapping[int, npt.NDArray[np.int64]],
-    dtype: str,
-) -> dict[str, Any]:
     assert image.shape[1:] == grid.prepared_shape
-    chunk = balanced_chunk(grid.prepared_shape, CHUNK_PLANAR_XYZ if grid.prepared_shape[2] == 1 else CHUNK_XYZ)
+    assert labels is None or labels.shape == grid.prepared_shape
+    chunk = chunk_for(grid.prepared_shape)
     table: list[tuple[int, int, int]] = []
-    _write_chunks(stream, table, image, chunk, np.dtype(dtype))
-    if labels is not None:
-        assert labels.shape == grid.prepared_shape
-        _write_chunks(stream, table, labels[np.newaxis], chunk, np.dtype(np.uint8))
-    classes = sorted(locations)
-    for index in classes:
-        _write_block(stream, table, np.ascontiguousarray(locations[index], "<u4").tobytes())
-    data = np.array(table, TABLE_DTYPE).tobytes()
-    described = {"offset": stream.tell(), "count": len(table), "crc32": zlib.crc32(data)}
-    stream.write(data)
-    values, counts = (np.zeros(0), np.zeros(0)) if labels is None else np.unique(labels, return_counts=True)
-    return {
-        "channels": image.shape[0],
-        "dtype": dtype,
-        "chunk_xyz": list(chunk),
-        "has_labels": labels is not None,
-        "class_voxels": {str(int(v)): int(n) for v, n in zip(values, counts, strict=True)},
-        "location_classes": classes,
-        "table": described,
-    }
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        _write_chunks(stream, table, image, chunk, np.dtype(dtype))
+        if labels is not None:
+            _write_chunks(stream, table, labels[np.newaxis], chunk, np.dtype(np.uint8))
+        for index in sorted(locations):
+            _write_block(stream, table, np.ascontiguousarray(locations[index], "<u4").tobytes())
+        data = np.array(table, TABLE_DTYPE).tobytes()
+        about = {
+            "format": STORE_FORMAT,
+            "channels": image.shape[0],
+            "dtype": dtype,
+            "chunk_xyz": list(chunk),
+            "has_labels": labels is not None,
+            "class_voxels": {} if labels is None else _class_voxels(labels),
+            "location_classes": sorted(locations),
+            "table": {"offset": stream.tell(), "count": len(table), "crc32": zlib.crc32(data)},
+            "grid": grid.plain(),
+        }
+        stream.write(data)
+        text = json.dumps(about, indent=1, allow_nan=False).encode()
+        footer = FOOTER.pack(stream.tell(), len(text), zlib.crc32(text), MARK)
+        stream.write(text + footer)
+
+
+def chunk_for(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The chunk size for an array of ``shape`` (X, Y, Z)."""
+    if shape[2] == 1:
+        return balanced_chunk(shape, CHUNK_PLANAR_XYZ)
+    return shape if shape[0] * shape[1] * shape[2] < WHOLE_BELOW_VOXELS else balanced_chunk(shape, CHUNK_XYZ)
+
+
+def _class_voxels(labels: npt.NDArray[np.uint8]) -> dict[str, int]:
+    counts = np.bincount(labels.reshape(-1), minlength=256)
+    return {str(index): int(counts[index]) for index in np.flatnonzero(counts)}
 
 
 def _write_chunks(
@@ -125,6 +92,7 @@ def _write_chunks(
     chunk: tuple[int, int, int],
     dtype: np.dtype[Any],
 ) -> None:
+    """Appends the chunks of ``array`` (C, X, Y, Z); one that has a single value per channel is that value."""
     layout = ChunkLayout((array.shape[1], array.shape[2], array.shape[3]), chunk, array.shape[0])
     for index in range(layout.count):
         part = array[(slice(None), *layout.box(index))]
@@ -139,11 +107,3 @@ def _write_chunks(
 def _write_block(stream: BinaryIO, table: list[tuple[int, int, int]], data: bytes) -> None:
     table.append((stream.tell(), len(data), zlib.crc32(data)))
     stream.write(data)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

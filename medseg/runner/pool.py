@@ -154,7 +154,7 @@ class _Worker:
         }
         # Process is an attribute of every concrete context; the typed base has none.
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=work, args=(theirs, payload, os.getpid()), kwargs=terms, daemon=True
+            target=work, args=(theirs, os.getpid()), kwargs=terms, daemon=True
         )
         with _unknown_main():
             self.process.start()
@@ -162,6 +162,8 @@ class _Worker:
         self.ready = False
         self.job: _Job | None = None
         self.since = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # dead already: its sentinel says so next
+            self.pipe.send_bytes(payload)
 
     def give(self, job: _Job) -> None:
         job.tries += 1

@@ -107,7 +107,9 @@ def work(pipe: Connection, payload: bytes, command_pid: int, *, direct_child: bo
     logging.basicConfig(handlers=[records], level=level)
     logging.captureWarnings(True)
     try:
-        task = pickle.loads(payload)  # noqa: S301 - bytes our own parent made
+        task = pipe.recv()
+    except EOFError:
+        return
     except Exception as error:  # noqa: BLE001 - reported to the parent, which raises
         pipe.send(Reply("failed", error=_described(error), trace=traceback.format_exc()))
         return

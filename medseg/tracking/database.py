@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from medseg.tracking.address import ARTIFACTS_NAME
 from medseg.tracking.store import StoreAwayError
@@ -88,33 +89,35 @@ def _put(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-class _OutdatedError(Exception):
-    pass
-
-
-def _open(path: Path) -> None:
-    """Lets MLflow open the database, which makes all tables of a new one."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
-    except MlflowException as error:
-        if "out-of-date database schema" in str(error):
-            raise _OutdatedError from error
-        raise
-
-
 def _create(path: Path) -> None:
+    from mlflow import MlflowClient
+
     temporary = _temporary(path)
-    _open(temporary)
+    client: Any = MlflowClient(tracking_uri=f"sqlite:///{temporary}")
+    client.search_experiments(max_results=1)  # the first call makes all tables
     _put(temporary, path)
     _log.info("the tracking database was made")
 
 
+def _version(path: Path) -> str | None:
+    """The schema's version as the database says; None for a database that is not MLflow's, or half made."""
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as database, contextlib.suppress(sqlite3.DatabaseError):
+        row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(row[0]) if row else None
+    return None
+
+
+def _wanted_version() -> str | None:
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    scripts = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    return ScriptDirectory(str(scripts)).get_current_head()
+
+
 def _upgrade_if_old(path: Path) -> None:
-    with contextlib.suppress(_OutdatedError):
-        _open(path)
+    """MLflow would upgrade in place, or refuse to; a kill in the middle of that breaks the database for good."""
+    if _version(path) == _wanted_version():
         return
     temporary = _temporary(path)
     with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(temporary)) as new:
@@ -123,7 +126,7 @@ def _upgrade_if_old(path: Path) -> None:
     done = subprocess.run(command, capture_output=True, timeout=_UPGRADE_SECONDS, check=False)  # noqa: S603 - no shell
     if done.returncode != 0:
         temporary.unlink(missing_ok=True)
-        raise StoreAwayError("the database is of a newer MLflow; install that version")
+        raise StoreAwayError("the database is damaged or of a newer MLflow; install that version or move it away")
     kept = path.with_name(f"{path.name}.before-upgrade")
     kept.unlink(missing_ok=True)
     kept.hardlink_to(path)

@@ -128,7 +128,11 @@ NRRD_FAULTS = {
         "points to voxels in another folder or in many files",
     ),
     "pattern": (b"encoding: raw", b"encoding: raw\ndata file: x%03d.raw 1 9 1", "points to voxels in another folder"),
-    "missing": (b"encoding: raw", b"encoding: raw\ndata file: gone.raw", "gone.raw: there is no such file"),
+    "missing": (
+        b"encoding: raw",
+        b"encoding: raw\ndata file: gone.raw",
+        r"^a\.nrrd: of the data file that its header names, there is no such file; put both",
+    ),
     "link": (b"encoding: raw", b"encoding: raw\ndata file: link.raw", "points to a link that leads to another folder"),
     "magic": (b"NRRD000", b"NXRD000", "content is .*, expected a NRRD header"),
 }

@@ -1,10 +1,18 @@
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from medseg.pipelines import evaluate
 from PIL import Image
 
-from medseg.pipelines import evaluate
+from medseg.durable import sha256_file
 
 
 @pytest.fixture
@@ -34,7 +42,7 @@ def run(folder, *more):
 def test_two_folders_without_a_config(pictures, capsys):
     assert run(pictures, "--tolerance", "2") == 0
     printed = capsys.readouterr().out
-    assert "s: 3 of 3 cases scored" in printed
+    assert "p: 3 of 3 cases scored" in printed
     assert "nuclei" in printed
     assert "3 cases scored, 0 kept" in printed
     metrics = json.loads((pictures / "s" / "metrics.json").read_text())
@@ -62,3 +70,62 @@ def test_exit_codes(pictures, capsys, caplog):
 def test_flags_that_are_missing_are_told(capsys):
     assert evaluate.main(["--labels", "nuclei=1"]) == 2
     assert "expected --config FILE, or --predictions DIR" in capsys.readouterr().err
+
+
+def hashes(folder):
+    return {path.name: sha256_file(path) for path in [folder / "cases.csv", folder / "metrics.json"]}
+
+
+def processes_of_group(group):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(tmp_path):
+    rng = np.random.default_rng(0)
+    for side in ("p", "r"):
+        (tmp_path / side).mkdir()
+        for k in range(20):
+            Image.fromarray((rng.random((300, 300)) < 0.5).astype(np.uint8)).save(tmp_path / side / f"{k}.png")
+
+    def command(output):
+        flags = f"--predictions p --references r --labels nuclei=1 --output {output} --processes 2"
+        return [sys.executable, "-m", "medseg.cli.main", "evaluate", *flags.split()]
+
+    began = time.monotonic()
+    subprocess.run(command("undisturbed"), cwd=tmp_path, check=True, capture_output=True)
+    whole_seconds = time.monotonic() - began
+    seed = int(time.time())
+    sys.stdout.write(f"seed {seed}\n")  # shown when the test fails
+    moments = np.random.default_rng(seed)
+    for attempt in range(5):
+        output = f"killed_{attempt}"
+        for _ in range(2):  # the second time from where the first one stopped
+            running = subprocess.Popen(
+                command(output),
+                cwd=tmp_path,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(moments.uniform(0.1, whole_seconds))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGKILL)  # the command alone: its workers must go by themselves
+            running.wait()
+            deadline = time.monotonic() + 10
+            while processes_of_group(running.pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert processes_of_group(running.pid) == []
+        done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / output / "cases").glob("*.json")}
+        last = subprocess.run(command(output), cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert f"{20 - len(done)} cases scored, {len(done)} kept" in last.stdout
+        after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / output / "cases").glob("*.json")}
+        assert {name: after[name] for name in done} == done
+        assert hashes(tmp_path / output) == hashes(tmp_path / "undisturbed")
+        assert not list((tmp_path / output).rglob(".tmp-*"))
