@@ -79,10 +79,10 @@ class Ours:
             prepared_spacing_xyz_mm=(1.0,) * 3,
         )  # fmt: skip
         writing.CHUNK_XYZ = (self.edge,) * 3
-        write_case(folder / "case" / "key", image=image[None], labels=labels, grid=grid, locations={}, dtype=dtype)
+        write_case(folder / "case.bin", image=image[None], labels=labels, grid=grid, locations={}, dtype=dtype)
 
     def open(self, folder: Path) -> Read:
-        return StoredCase("case", folder / "case" / "key").read_patch
+        return StoredCase("case", folder / "case.bin").read_patch
 
 
 class PlainNpy:

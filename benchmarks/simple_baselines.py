@@ -269,9 +269,10 @@ def model_scores(folder: Path, validation: Sequence[Case]) -> ModelScores | None
 def _note(metrics: dict[str, Any], by_case: Mapping[str, Mapping[str, float]], validation: Sequence[Case]) -> str:
     scored = {case for found in by_case.values() for case in found}
     same = "the same" if scored == {case.id for case in validation} else "NOT the same"
+    policy, predictions = metrics["definitions"]["empty_masks"]["policy"], metrics["identity"]["predictions_sha256"]
     return (
         f"The model's scores are of {len(scored)} of {metrics['cases']['expected']} cases, {same} as the baselines'; "
-        f"empty masks: {metrics['definitions']['empty_masks']['policy']}; predictions sha256 {metrics['identity']['predictions_sha256'][:16]}."
+        f"empty masks: {policy}; predictions sha256 {predictions[:16]}."
     )
 
 
@@ -372,13 +373,12 @@ def report(
 
 
 def machine() -> str:
-    import psutil
-
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else ""
     models = {line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")}
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     name = ", ".join(sorted(models)) or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+    return f"{name}, {os.cpu_count()} cores, {memory / 2**30:.0f} GiB, {platform.system()}"
 
 
 def command() -> str:

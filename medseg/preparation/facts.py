@@ -1,13 +1,15 @@
 """What one look at a case tells: its geometry, its intensities, its classes, and what is wrong with it.
 
-A case is read once for this; the facts are kept under a key made of its files' content, so that an unchanged case is not
-read again.
+A case is read once for this; the facts are kept in `FactsJournal` under a key made of its files' content, so that an unchanged
+case is not read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medseg.durable import read_json, sha256_json, write_json
-from medseg.errors import InputError, MedsegError
+from medseg.durable import sha256_json, write_text
+from medseg.errors import MedsegError
 from medseg.imaging import (
     Volume,
     apply_axes,
@@ -33,7 +35,6 @@ from medseg.preparation.inputs import Fixed, fix, must_be_unchanged
 from medseg.preparation.locations import seed_of
 
 FACTS_VERSION = 1
-_MOST_NONFINITE_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class CaseInputs:
     Attributes:
         names: of images then labels, as in the manifest; they key the memory of checksums.
         known: checksums of the files, in the order of ``names``, where they are known.
-        facts_file: where the case's facts are kept.
+        facts_key: key of the facts that are kept of this case, or "".
     """
 
     id: str
@@ -54,7 +55,7 @@ class CaseInputs:
     classes: tuple[tuple[str, tuple[int, ...]], ...]
     ignore: int | None
     orientation: Literal["RAS", "native"]
-    facts_file: Path
+    facts_key: str = ""
     known: tuple[Fixed, ...] | None = None
 
     @property
@@ -103,9 +104,9 @@ class CaseFacts:
     sketches: tuple[IntensitySketch | None, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values, sealed with a checksum."""
+        """As JSON-able values."""
         geometry = self.geometry
-        value = {
+        return {
             "key": self.key,
             "faults": list(self.faults),
             "warnings": list(self.warnings),
@@ -118,62 +119,95 @@ class CaseFacts:
             "class_voxels": None
             if self.class_voxels is None
             else {str(k): v for k, v in sorted(self.class_voxels.items())},
-            "sketches": [None if s is None else [s.mean, s.std, list(s.quantiles)] for s in self.sketches],
+            "sketches": [None if sketch is None else sketch.plain() for sketch in self.sketches],
         }
-        return {**value, "sha256": sha256_json(value)}
 
     @classmethod
-    def from_plain(cls, value: dict[str, Any]) -> CaseFacts | None:
-        """The inverse of `plain`; None where the checksum is wrong, so that the case is looked at again."""
-        try:
-            seal = value.pop("sha256")
-            if sha256_json(value) != seal:
-                return None
-            shape, spacing, share = value["geometry"] or ((0, 0, 0), (0, 0, 0), 0)
-            counts = value["class_voxels"]
-            return cls(
-                key=value["key"],
-                faults=tuple(value["faults"]),
-                warnings=tuple(value["warnings"]),
-                geometry=CaseGeometry(tuple(shape), tuple(spacing), share) if value["geometry"] else None,
-                shape_xyz=tuple(value["shape_xyz"]),
-                planar=value["planar"],
-                voxels_sha256=value["voxels_sha256"],
-                class_voxels=None if counts is None else {int(k): int(v) for k, v in counts.items()},
-                sketches=tuple(s and IntensitySketch(s[0], s[1], tuple(s[2])) for s in value["sketches"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return None
+    def from_plain(cls, value: dict[str, Any]) -> CaseFacts:
+        """The inverse of `plain`."""
+        geometry, counts = value["geometry"], value["class_voxels"]
+        return cls(
+            key=value["key"],
+            faults=tuple(value["faults"]),
+            warnings=tuple(value["warnings"]),
+            geometry=CaseGeometry(tuple(geometry[0]), tuple(geometry[1]), geometry[2]) if geometry else None,
+            shape_xyz=tuple(value["shape_xyz"]),
+            planar=value["planar"],
+            voxels_sha256=value["voxels_sha256"],
+            class_voxels=None if counts is None else {int(k): int(v) for k, v in counts.items()},
+            sketches=tuple(None if s is None else IntensitySketch.from_plain(s) for s in value["sketches"]),
+        )
 
 
-def recall_facts(inputs: CaseInputs, files: Sequence[Fixed]) -> CaseFacts | None:
-    """The facts kept for these very files, or None."""
-    if not inputs.facts_file.is_file():
-        return None
-    try:
-        facts = CaseFacts.from_plain(read_json(inputs.facts_file))
-    except (InputError, AttributeError):
-        return None
-    return facts if facts is not None and facts.key == inputs.key(files) else None
+class FactsJournal:
+    """``facts.jsonl``: a line per case, each with its CRC-32, added as they come and put in order at the end.
+
+    A line that a kill cut short, or that is damaged, is as if it were not there: the case is looked at again.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lines: dict[str, str] = {}
+        self._known: dict[str, CaseFacts] = {}
+        self._in_order = True
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        for line in text.splitlines():
+            self._in_order &= self._take(line)
+        self._in_order &= len(self._lines) == text.count("\n") and [*self._lines] == sorted(self._lines)
+        self._torn = bool(text) and not text.endswith("\n")
+
+    def _take(self, line: str) -> bool:
+        crc, _, content = line.partition(" ")
+        if crc != f"{zlib.crc32(content.encode()):08x}":
+            return False
+        value = json.loads(content)
+        if value["version"] == FACTS_VERSION:
+            self._lines[value["case"]] = line
+            self._known[value["case"]] = CaseFacts.from_plain(value)
+        return True
+
+    def key(self, case_id: str) -> str:
+        """Of the facts that are kept of a case, or ""."""
+        return self._known[case_id].key if case_id in self._known else ""
+
+    def facts(self, case_id: str) -> CaseFacts:
+        """What is kept of a case."""
+        return self._known[case_id]
+
+    def add(self, case_id: str, facts: CaseFacts) -> None:
+        """Keeps a case's facts; a kill right afterwards does not lose them."""
+        content = json.dumps({"version": FACTS_VERSION, "case": case_id, **facts.plain()}, ensure_ascii=False)
+        line = f"{zlib.crc32(content.encode()):08x} {content}"
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write("\n" * self._torn + line + "\n")
+        self._torn = False
+        self._in_order = False
+        self._lines[case_id], self._known[case_id] = line, facts
+
+    def put_in_order(self, case_ids: Collection[str]) -> None:
+        """Rewrites the file with these cases only, sorted, so that it does not tell what came when."""
+        kept = {case_id: line for case_id, line in sorted(self._lines.items()) if case_id in case_ids}
+        if not self._in_order or len(kept) != len(self._lines):
+            write_text(self._file, "".join(f"{line}\n" for line in kept.values()))
 
 
-def examine(inputs: CaseInputs) -> tuple[tuple[Fixed, ...], CaseFacts, bool]:
-    """Reads a case unless its facts are known, and keeps them.
+def examine(inputs: CaseInputs) -> tuple[tuple[Fixed, ...], CaseFacts | None]:
+    """Reads a case, unless its files turn out to be those whose facts are kept.
 
     Returns:
-        The files' checksums, the facts, and whether the scan was read for them.
+        The files' checksums, and the facts or None where those that are kept still hold.
 
     Raises:
         ScanError: a file can't be read at all, or changed while it was read.
     """
     files = inputs.known or tuple(fix(path) for path in inputs.paths)
-    if facts := recall_facts(inputs, files):
-        return files, facts, False
-    facts = look_at(inputs, key=inputs.key(files))
+    key = inputs.key(files)
+    if key == inputs.facts_key:
+        return files, None
+    facts = look_at(inputs, key=key)
     for path, fixed in zip(inputs.paths, files, strict=True):
         must_be_unchanged(path, fixed.stamp)
-    write_json(inputs.facts_file, facts.plain())
-    return files, facts, True
+    return files, facts
 
 
 def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:

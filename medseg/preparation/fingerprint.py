@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +19,26 @@ SKETCH_POINTS = 1001
 _MOST_VOXELS = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IntensitySketch:
-    """One channel's foreground intensities of one case: exact mean and SD, and evenly spaced quantiles.
+    """One channel's foreground intensities of one case: exact mean and SD, and 1001 evenly spaced quantiles (float32).
 
     Equal weight per case, as nnU-Net's equal number of drawn voxels per case gives, without keeping voxels.
     """
 
     mean: float
     std: float
-    quantiles: tuple[float, ...]
+    quantiles: npt.NDArray[np.float32]
+
+    def plain(self) -> list[Any]:
+        """As JSON-able values, the quantiles in base 64: a set of 10,000 cases is read in seconds that way."""
+        return [self.mean, self.std, base64.b64encode(self.quantiles.astype("<f4").tobytes()).decode()]
+
+    @classmethod
+    def from_plain(cls, value: Sequence[Any]) -> IntensitySketch:
+        """The inverse of `plain`."""
+        mean, std, quantiles = value
+        return cls(float(mean), float(std), np.frombuffer(base64.b64decode(quantiles), "<f4"))
 
 
 @dataclass(frozen=True)
@@ -157,9 +168,7 @@ def sketch_intensities(
         values = channel.reshape(-1)
         all_values = values[where].astype(np.float64)
         quantiles = np.quantile(values[sampled], np.linspace(0, 1, SKETCH_POINTS)).astype(np.float32)
-        sketches.append(
-            IntensitySketch(float(all_values.mean()), float(all_values.std()), tuple(float(q) for q in quantiles))
-        )
+        sketches.append(IntensitySketch(float(all_values.mean()), float(all_values.std()), quantiles))
     return tuple(sketches)
 
 
@@ -172,7 +181,7 @@ def merge_sketches(sketches: Sequence[IntensitySketch]) -> Intensities | None:
         return None
     means = np.array([s.mean for s in sketches])
     variance = float(np.mean([s.std**2 for s in sketches]) + means.var())
-    values = np.array([s.quantiles for s in sketches]).reshape(-1)
+    values = np.concatenate([s.quantiles for s in sketches]).astype(np.float64)
     low, median, high = np.percentile(values, (0.5, 50, 99.5))
     return Intensities(
         mean=float(means.mean()),

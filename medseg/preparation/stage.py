@@ -1,6 +1,6 @@
 """The stage: check every case, plan, then write every training case into the store.
 
-``<output>`` holds ``checks.json fingerprint.json plan.yaml index.json facts/<id>.json cases/<id>/<key>/``. A case's key is a
+``<output>`` holds ``checks.json fingerprint.json plan.yaml facts.jsonl index.json cases/<id>.<key>.bin``. A case's key is a
 checksum of its files' content and of everything in the plan that shapes it, so an unchanged case is found done and a
 changed plan never meets old data. ``index.json`` is written last.
 """
@@ -26,7 +26,7 @@ from medseg.imaging import read_header
 from medseg.manifest import Case, Manifest, ResolvedCase, resolve
 from medseg.preparation.case import expand_channels
 from medseg.preparation.checks import Checks, check_set
-from medseg.preparation.facts import CaseFacts, CaseInputs, examine, recall_facts
+from medseg.preparation.facts import CaseFacts, CaseInputs, FactsJournal, examine
 from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches
 from medseg.preparation.inputs import Fixed, InputMemory
 from medseg.preparation.plan import Plan
@@ -90,7 +90,7 @@ class _Examined:
     files: dict[str, tuple[Fixed, ...]]
     inputs: dict[str, CaseInputs]
     unread: dict[str, tuple[str, ...]]
-    read: int
+    read: list[str] = field(default_factory=list)
 
 
 def run_prepare(  # noqa: PLR0913 - each is a flag of the command
@@ -127,7 +127,7 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
         EnvironmentFault: the disk is full or not writable.
     """
     with FolderLock(output):
-        for folder in (output, output / "facts", output / "cases"):
+        for folder in (output, output / "cases"):
             remove_stale_temporaries(folder)
         examined = _examine_all(section, manifest, data_root, output, allow_outside, processes)
         checks = check_set(manifest, examined.facts, examined.unread)
@@ -140,12 +140,12 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
                 "manifest, or prepare the others with --skip-bad"
             )
         if check_only:
-            return PrepareReport(checks=checks, read=examined.read)
+            return PrepareReport(checks=checks, read=len(examined.read))
         bad = set(checks.bad_cases)
         good = sorted(case.id for case in manifest.training if case.id not in bad)
         plan, drift = _settle_plan(section, manifest, output, _fingerprint(examined.facts, good), replan=replan)
         return _store_all(
-            PrepareReport(checks=checks, plan=plan, read=examined.read, drift=tuple(drift)),
+            PrepareReport(checks=checks, plan=plan, read=len(examined.read), drift=tuple(drift)),
             plan,
             [_work_of(examined, case_id, plan, output) for case_id in good],
             output,
@@ -166,30 +166,37 @@ def _examine_all(
     allow_outside: bool,
     processes: int | None,
 ) -> _Examined:
-    memory = InputMemory(output.parent / ".prepare-inputs.json")
-    found = _Examined({}, {}, {}, {}, 0)
+    memory, journal = InputMemory(output.parent / ".prepare-inputs.json"), FactsJournal(output / "facts.jsonl")
+    found = _Examined({}, {}, {}, {})
     waiting: list[tuple[str, CaseInputs]] = []
-    for case in (*manifest.training, *manifest.testing):
+    cases = (*manifest.training, *manifest.testing)
+    for case in cases:
         try:
             resolved = resolve(manifest, case, data_root, allow_outside)
         except ManifestError as error:
             found.unread[case.id] = tuple(fault.removeprefix(f"{case.id}: ") for fault in error.faults)
             continue
-        inputs = _inputs_of(case, resolved, manifest, section, output, memory)
+        inputs = _inputs_of(case, resolved, manifest, section, memory, journal)
         found.inputs[case.id] = inputs
-        facts = recall_facts(inputs, inputs.known) if inputs.known else None
-        if facts is None:
-            waiting.append((case.id, inputs))
+        if inputs.known and inputs.key(inputs.known) == inputs.facts_key:
+            found.facts[case.id], found.files[case.id] = journal.facts(case.id), inputs.known
         else:
-            found.facts[case.id], found.files[case.id] = facts, inputs.known or ()
-    with contextlib.ExitStack() as stack:
-        stack.callback(memory.save)
-        read = _examine_waiting(waiting, found, memory, processes)
-    return _Examined(found.facts, found.files, found.inputs, found.unread, read)
+            waiting.append((case.id, inputs))
+    try:
+        _examine_waiting(waiting, found, memory, journal, processes)
+    finally:
+        memory.save()
+    journal.put_in_order({case.id for case in cases})
+    return found
 
 
 def _inputs_of(
-    case: Case, resolved: ResolvedCase, manifest: Manifest, section: PrepareSection, output: Path, memory: InputMemory
+    case: Case,
+    resolved: ResolvedCase,
+    manifest: Manifest,
+    section: PrepareSection,
+    memory: InputMemory,
+    journal: FactsJournal,
 ) -> CaseInputs:
     names = (*case.images, *case.labels)
     return CaseInputs(
@@ -201,30 +208,36 @@ def _inputs_of(
         classes=tuple((name, tuple(values)) for name, values in manifest.labels.items()),
         ignore=manifest.ignore,
         orientation=section.orientation,
-        facts_file=output / "facts" / f"{case.id}.json",
+        facts_key=journal.key(case.id),
         known=memory.recall(names, (*resolved.images, *resolved.labels)),
     )
 
 
 def _examine_waiting(
-    waiting: Sequence[tuple[str, CaseInputs]], found: _Examined, memory: InputMemory, processes: int | None
-) -> int:
-    read = 0
+    waiting: Sequence[tuple[str, CaseInputs]],
+    found: _Examined,
+    memory: InputMemory,
+    journal: FactsJournal,
+    processes: int | None,
+) -> None:
     count = processes or default_processes(_BYTES_PER_VALUE * _most_values([i for _, i in waiting]))
     for outcome in _each("check", examine, waiting, count):
         inputs = found.inputs[outcome.case_id]
         if outcome.value is None:
             found.unread[outcome.case_id] = (str(outcome.error),)
             continue
-        files, facts, was_read = outcome.value
-        found.facts[outcome.case_id], found.files[outcome.case_id] = facts, files
+        files, facts = outcome.value
+        if facts is not None:
+            journal.add(outcome.case_id, facts)
+            found.read.append(outcome.case_id)
+        found.facts[outcome.case_id] = facts or journal.facts(outcome.case_id)
+        found.files[outcome.case_id] = files
         memory.learn(dict(zip(inputs.names, files, strict=True)))
-        read += was_read
-    return read
 
 
 def _most_values(cases: Sequence[CaseInputs]) -> int:
     """Voxel values of the largest of the cases, from the headers of those with the largest files; 0 if none is readable."""
+
     def size(inputs: CaseInputs) -> int:
         with contextlib.suppress(OSError):
             return sum(p.stat().st_size if p.is_file() else 1 << 30 for p in inputs.images)

@@ -65,7 +65,12 @@ class CaseWork:
             }
         )[:16]
         return cls(
-            id=inputs.id, inputs=inputs, files=tuple(files), key=key, path=case_path(output, inputs.id, key), values=values
+            id=inputs.id,
+            inputs=inputs,
+            files=tuple(files),
+            key=key,
+            path=case_path(output, inputs.id, key),
+            values=values,
         )
 
 

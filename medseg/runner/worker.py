@@ -94,7 +94,7 @@ def _leave(_signal: int, _frame: object) -> None:
     sys.exit(143)  # as an exception, so that temporaries are removed on the way out
 
 
-def work(pipe: Connection, payload: bytes, command_pid: int, *, direct_child: bool, threads: int, level: int) -> None:
+def work(pipe: Connection, command_pid: int, *, direct_child: bool, threads: int, level: int) -> None:
     """A worker's life: first the safeguards, only then the task's imports, then one case after another."""
     if direct_child:
         die_with_parent(command_pid)

@@ -122,10 +122,10 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(tmp_path):
             while processes_of_group(running.pid) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert processes_of_group(running.pid) == []
-        done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / output / "cases").glob("*.json")}
+        done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / output / "cases").glob("[0-9]*.json")}
         last = subprocess.run(command(output), cwd=tmp_path, check=True, capture_output=True, text=True)
         assert f"{20 - len(done)} cases scored, {len(done)} kept" in last.stdout
-        after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / output / "cases").glob("*.json")}
+        after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / output / "cases").glob("[0-9]*.json")}
         assert {name: after[name] for name in done} == done
         assert hashes(tmp_path / output) == hashes(tmp_path / "undisturbed")
         assert not list((tmp_path / output).rglob(".tmp-*"))

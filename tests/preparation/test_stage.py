@@ -100,9 +100,9 @@ def test_a_changed_image_or_label_is_done_again_and_nothing_else(data, tmp_path)
     report = prepare(data, tmp_path)
     assert (report.read, report.written) == (1, 1)
     after = PreparedData.open(tmp_path / "prepared")
-    changed = [i for i in after.cases if after.cases[i].folder != before.cases[i].folder]
+    changed = [i for i in after.cases if after.cases[i].path != before.cases[i].path]
     assert changed == ["case_03"]
-    assert not before.cases["case_03"].folder.exists()
+    assert not before.cases["case_03"].path.exists()
     assert after.plan == before.plan
 
 
@@ -113,7 +113,7 @@ def test_the_plan_stays_when_cases_come_or_go_and_says_how_far_they_moved(data, 
     assert report.plan == first.plan
     assert report.drift == ("0 cases added, 1 removed since the plan was made from 6",)
     assert (report.written, report.case_count) == (0, 5)
-    assert not (tmp_path / "prepared" / "cases" / "case_05").exists()
+    assert not list((tmp_path / "prepared" / "cases").glob("case_05.*"))
     replanned = prepare(data, tmp_path, replan=True)
     assert replanned.plan.made_from_cases == 5
     assert replanned.drift == ()
@@ -131,7 +131,7 @@ def test_other_settings_are_refused_until_replan(data, tmp_path):
     assert report.written == 6
     assert report.read == 0
     assert not set(report.keys.values()) & set(first.keys.values())
-    assert len(list((tmp_path / "prepared" / "cases").glob("*/*"))) == 6
+    assert len(list((tmp_path / "prepared" / "cases").glob("*"))) == 6
 
 
 def test_batch_and_patch_do_not_touch_the_stored_cases(data, tmp_path):
@@ -258,7 +258,7 @@ def test_damage_is_found_and_repaired(data, tmp_path):
     prepare(data, tmp_path)
     before = files_of(tmp_path)
     victim = PreparedData.open(tmp_path / "prepared").cases["case_01"]
-    file = victim.folder / "voxels.bin"
+    file = victim.path
     content = bytearray(file.read_bytes())
     content[1000] ^= 4
     file.write_bytes(content)
@@ -271,8 +271,10 @@ def test_damage_is_found_and_repaired(data, tmp_path):
 def test_damaged_facts_are_made_again(data, tmp_path):
     prepare(data, tmp_path)
     before = files_of(tmp_path)
-    file = tmp_path / "prepared" / "facts" / "case_02.json"
-    file.write_text(file.read_text().replace('"planar": false', '"planar": true'))
+    file = tmp_path / "prepared" / "facts.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = lines[2].replace('"planar": false', '"planar": true')
+    file.write_text("\n".join(lines))  # the last line looks as if it was cut, too
     assert prepare(data, tmp_path).read == 1
     assert files_of(tmp_path) == before
 
@@ -281,10 +283,10 @@ def test_leftovers_of_a_killed_start_are_removed(data, tmp_path):
     prepare(data, tmp_path)
     before = files_of(tmp_path)
     gone = tmp_path / "prepared" / "cases"
-    shutil.rmtree(gone / "case_04")
+    next(gone.glob("case_04.*")).unlink()
     (tmp_path / "prepared" / "index.json").unlink()
     name = "".join(c for c in socket.gethostname() if c.isalnum())[:20] or "host"
-    (gone / f".tmp-{name}-999999999-ab-key").mkdir()
+    (gone / f".tmp-{name}-999999999-ab-key.bin").write_bytes(b"half")
     report = prepare(data, tmp_path)
     assert (report.read, report.written) == (0, 1)
     assert files_of(tmp_path) == before

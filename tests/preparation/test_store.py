@@ -7,7 +7,7 @@ import pytest
 
 from medseg.errors import DamagedFileError, InputError
 from medseg.preparation.locations import sample_locations
-from medseg.preparation.store import PreparedData, StoredCase
+from medseg.preparation.store import PreparedData, StoredCase, case_path
 from medseg.preparation.writing import write_case
 from tests.preparation.builders import plain_grid
 
@@ -21,16 +21,16 @@ def make(tmp_path, shape=(35, 50, 36), *, dtype="float32", labels=True, seed=0, 
     classes = (rng.random(shape) < share).astype(np.uint8) if labels else None
     if classes is not None and classes.size > 2:
         classes.flat[:3] = (2, 255, 1)
-    folder = tmp_path / "cases" / "a" / "key"
+    path = case_path(tmp_path, "a", "key")
     write_case(
-        folder,
+        path,
         image=image,
         labels=classes,
         grid=plain_grid(shape),
         locations={} if classes is None else sample_locations(classes, case_id="a"),
         dtype=dtype,
     )
-    return StoredCase("a", folder), image, classes
+    return StoredCase("a", path), image, classes
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -85,56 +85,54 @@ def test_without_a_label_map_labels_are_zero(tmp_path):
 
 def test_float16_keeps_values_finite(tmp_path):
     image = np.array([1e7, -1e7, 1.0, 0.5], np.float32).reshape(1, 4, 1, 1)
-    write_case(
-        tmp_path / "cases/a/k", image=image, labels=None, grid=plain_grid((4, 1, 1)), locations={}, dtype="float16"
-    )
-    stored = StoredCase("a", tmp_path / "cases/a/k").read_all().image
+    write_case(tmp_path / "a.bin", image=image, labels=None, grid=plain_grid((4, 1, 1)), locations={}, dtype="float16")
+    stored = StoredCase("a", tmp_path / "a.bin").read_all().image
     assert stored.ravel().tolist() == [65504.0, -65504.0, 1.0, 0.5]
 
 
 def test_every_flipped_bit_in_what_is_read_is_noticed(tmp_path):
     case, _, _ = make(tmp_path, (20, 20, 20), dtype="float16")
-    file = case.folder / "voxels.bin"
+    file = case.path
     sound = file.read_bytes()
     rng = np.random.default_rng(5)
     for place in rng.integers(0, len(sound), 200):
         damaged = bytearray(sound)
         damaged[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(damaged)
-        fresh = StoredCase("a", case.folder)
+        fresh = StoredCase("a", case.path)
         with pytest.raises(DamagedFileError, match=r"^a: prepared data is damaged, .* prepare again with --repair$"):
             fresh.read_all(), [fresh.locations(c) for c in (0, 1, 2)]
         with pytest.raises(DamagedFileError, match="does not have its checksum"):
-            StoredCase("a", case.folder).verify()
+            StoredCase("a", case.path).verify()
     file.write_bytes(sound)
-    StoredCase("a", case.folder).verify()
+    StoredCase("a", case.path).verify()
 
 
 def test_a_flipped_bit_elsewhere_does_not_disturb_a_patch(tmp_path):
     case, image, _ = make(tmp_path, (128, 128, 128), channels=1)
-    file = case.folder / "voxels.bin"
+    file = case.path
     data = bytearray(file.read_bytes())
     last_chunk = int(case._table[len(case._table) // 2 - 3]["offset"])  # of the image, far from the first voxel
     data[last_chunk] ^= 1
     file.write_bytes(data)
     assert np.array_equal(
-        StoredCase("a", case.folder).read_patch((60, 0, 0), (20, 20, 20)).image, image[:, 60:80, :20, :20]
+        StoredCase("a", case.path).read_patch((60, 0, 0), (20, 20, 20)).image, image[:, 60:80, :20, :20]
     )
 
 
-@pytest.mark.parametrize("change", ["cut", "gone", "json", "value"])
-def test_a_damaged_folder_is_named(tmp_path, change):
+@pytest.mark.parametrize("change", ["cut", "tail", "gone", "empty", "longer"])
+def test_a_damaged_file_is_named(tmp_path, change):
     case, _, _ = make(tmp_path)
-    voxels, about = case.folder / "voxels.bin", case.folder / "case.json"
-    if change == "cut":
-        voxels.write_bytes(voxels.read_bytes()[:-100])
-    elif change == "gone":
-        voxels.unlink()
-    elif change == "json":
-        about.write_text("{")
+    data = case.path.read_bytes()
+    if change == "gone":
+        case.path.unlink()
     else:
-        about.write_text(about.read_text().replace('"channels": 2', '"channels": 1'))
-    with pytest.raises(DamagedFileError, match=r"^a: prepared data is damaged") as caught:
+        case.path.write_bytes(
+            {"cut": data[: len(data) // 2], "tail": data[:-1], "empty": b"", "longer": data + b"x"}[change]
+        )
+    with pytest.raises(
+        DamagedFileError, match=r"^a: prepared data is damaged, its file .*; run prepare again"
+    ) as caught:
         case.read_all()
     assert str(tmp_path) not in str(caught.value)
 
@@ -142,11 +140,9 @@ def test_a_damaged_folder_is_named(tmp_path, change):
 def test_equal_cases_give_equal_bytes_and_no_trace_of_place_or_time(tmp_path):
     first, _, _ = make(tmp_path / "one")
     second, _, _ = make(tmp_path / "other")
-    for name in ("voxels.bin", "case.json"):
-        content = (first.folder / name).read_bytes()
-        assert content == (second.folder / name).read_bytes()
-        assert str(tmp_path).encode() not in content
-    assert sorted(p.name for p in (tmp_path / "one" / "cases").iterdir()) == ["a"]
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert str(tmp_path).encode() not in first.path.read_bytes()
+    assert sorted(p.name for p in (tmp_path / "one" / "cases").iterdir()) == ["a.key.bin"]
 
 
 def test_writing_again_replaces_the_case(tmp_path):
@@ -165,5 +161,5 @@ def test_a_folder_without_prepared_data_is_refused(tmp_path):
 
 def test_a_case_can_be_moved(tmp_path):
     case, image, _ = make(tmp_path)
-    shutil.move(case.folder, tmp_path / "elsewhere")
+    shutil.move(case.path, tmp_path / "elsewhere")
     assert np.array_equal(StoredCase("a", tmp_path / "elsewhere").read_all().image, image)
