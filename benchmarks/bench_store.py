@@ -65,11 +65,14 @@ def small_case(shape: Shape, seed: int) -> tuple[np.ndarray, np.ndarray]:
 # --- formats: write(folder, image, labels, dtype), then open(folder) -> read(start, size) ---------------------------
 
 
+SHIPPED = (writing.CHUNK_XYZ[0], writing.WHOLE_BELOW_VOXELS)
+
+
 class Ours:
     """The store: chunks in raw bytes with a CRC-32 each."""
 
     def __init__(self, edge: int) -> None:
-        self.name, self.edge = f"ours, {edge}^3 chunks, crc32", edge
+        self.name, self.edge = f"ours, {edge}^3 chunks, crc32" if edge else "ours as it is shipped", edge
 
     def write(self, folder: Path, image: np.ndarray, labels: np.ndarray, dtype: str) -> None:
         unit, shape = rows_of(np.eye(4)), image.shape
@@ -78,7 +81,8 @@ class Ours:
             crop_stop=shape, spacing_xyz_mm=(1.0,) * 3, prepared_shape=shape, prepared_affine=unit,
             prepared_spacing_xyz_mm=(1.0,) * 3,
         )  # fmt: skip
-        writing.CHUNK_XYZ = (self.edge,) * 3
+        writing.CHUNK_XYZ = (self.edge or SHIPPED[0],) * 3
+        writing.WHOLE_BELOW_VOXELS = 0 if self.edge else SHIPPED[1]
         write_case(folder / "case.bin", image=image[None], labels=labels, grid=grid, locations={}, dtype=dtype)
 
     def open(self, folder: Path) -> Read:
@@ -198,7 +202,15 @@ class Blosc2:
 
 
 def formats(quick: bool) -> list[Any]:
-    most = [PlainNpy(), Ours(32), Ours(64), ChunkedNpy(64), Blosc2("LZ4", 5, 128, 32), Blosc2("ZSTD", 3, 128, 32)]
+    most = [
+        PlainNpy(),
+        Ours(0),
+        Ours(32),
+        Ours(64),
+        ChunkedNpy(64),
+        Blosc2("LZ4", 5, 128, 32),
+        Blosc2("ZSTD", 3, 128, 32),
+    ]
     return most if quick else [*most, Ours(16), Ours(48), Ours(128), ChunkedNpy(32), Blosc2("LZ4", 5, 64, 32)]
 
 
@@ -213,21 +225,22 @@ def drop_pages(folder: Path) -> None:
             os.close(descriptor)
 
 
-def time_reads(job: tuple[Any, list[Path], Shape, Shape, int, int, bool]) -> list[float]:
+def time_reads(job: tuple[Any, list[Path], Shape, Shape, int, int, bool]) -> list[tuple[float, float]]:
     form, folders, shape, size, count, seed, cold = job
     rng = np.random.default_rng(seed)
     reads = [form.open(folder) for folder in folders]
-    seconds = []
+    seconds, used = [], []
     for number in range(count + 2):
         which = number % len(folders)
         start = tuple(int(rng.integers(0, max(1, n - s + 1))) for n, s in zip(shape, size, strict=True))
         within = tuple(min(n, s) for n, s in zip(shape, size, strict=True))
         if cold:
             drop_pages(folders[which])
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         reads[which](start, within)
         seconds.append(time.perf_counter() - began)
-    return seconds[2:]
+        used.append(time.process_time() - began_cpu)
+    return list(zip(seconds[2:], used[2:], strict=True))
 
 
 def measure(
@@ -249,10 +262,12 @@ def measure(
             else:
                 with multiprocessing.get_context("fork").Pool(readers) as pool:
                     times = [t for part in pool.map(time_reads, jobs, chunksize=1) for t in part]
-            cells.append(statistics.median(times) * 1e3)
+            cells.append(statistics.quantiles([wall for wall, _ in times], n=4)[0] * 1e3)
+            if not cold and readers == 1:
+                cpu = statistics.quantiles([used for _, used in times], n=4)[0] * 1e3
     shutil.rmtree(root)
     unit = (amount / 1e6, "MB") if amount > 1e6 else (amount / 1e3, "kB")
-    numbers = " | ".join(f"{c:.3g}" for c in cells)
+    numbers = " | ".join(f"{c:.3g}" for c in [*cells, cpu])
     return f"| {form.name} | {dtype} | {unit[0]:.0f} {unit[1]} | {write_seconds:.3g} | {numbers} |"
 
 
@@ -264,8 +279,12 @@ def main() -> None:
     parser.add_argument("--subject", choices=("ct", "hippocampus", "both"), default="both")
     args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, numpy {np.__version__}, "
-          f"median of {args.patches} patches\n")  # fmt: skip
-    head = "| format | type | size a case | s to write | cold, 1 | cold, 4 | warm, 1 | warm, 4 |\n" + "| --- " * 8 + "|"
+          f"lower quartile of {args.patches} patches\n")  # fmt: skip
+    head = (
+        "| format | type | size a case | s to write | cold, 1 | cold, 4 | warm, 1 | warm, 4 | warm, 1, CPU |\n"
+        + "| --- " * 9
+        + "|"
+    )
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         if args.subject != "hippocampus":
             print(

@@ -167,9 +167,14 @@ def sketch_intensities(
     for channel in image:
         values = channel.reshape(-1)
         all_values = values[where].astype(np.float64)
-        quantiles = np.quantile(values[sampled], np.linspace(0, 1, SKETCH_POINTS)).astype(np.float32)
+        quantiles = _quantiles(np.sort(values[sampled]))
         sketches.append(IntensitySketch(float(all_values.mean()), float(all_values.std()), quantiles))
     return tuple(sketches)
+
+
+def _quantiles(rising: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    place = np.linspace(0, rising.size - 1, SKETCH_POINTS)
+    return np.interp(place, np.arange(rising.size), rising.astype(np.float64)).astype(np.float32)
 
 
 def merge_sketches(sketches: Sequence[IntensitySketch]) -> Intensities | None:

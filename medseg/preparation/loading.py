@@ -6,9 +6,10 @@ the same voxels.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +24,22 @@ from medseg.preparation.case import align_channels, channels_per_file
 from medseg.preparation.plan import ChannelPlan
 
 
+@contextlib.contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Holds a logger's warnings back."""
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 @lru_cache(maxsize=16)
 def _loader(channels: int, unit: str | None) -> LoadImaged:
     # LoadImage makes every reader MONAI has, also those we don't use, and these complain of libraries they lack.
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet("monai.data.nvimgcodec_pydicom_plugin"):
         warnings.simplefilter("ignore")
         return LoadImaged(keys="image", reader=MedsegReader(channels=channels, unit=unit))
 
@@ -43,7 +55,8 @@ def load_scan(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel])
 
 
 def _load(path: Path, channels: int, unit: str | None) -> Volume:
-    tensor = _loader(channels, unit)({"image": str(path)})["image"]
+    with _quiet("medseg.adapters.reader"):  # what it would warn of comes with the header, and prepare's table shows it
+        tensor = _loader(channels, unit)({"image": str(path)})["image"]
     array = np.asarray(tensor.as_tensor().numpy(), np.float32)
     affine = np.array(tensor.affine.numpy(), np.float64)
     return Volume(array, affine, replace(read_header(path), warnings=tuple(tensor.meta["warnings"])))

@@ -49,7 +49,7 @@ class CaseWork:
 
     @classmethod
     def of(cls, inputs: CaseInputs, files: Sequence[Fixed], plan: Plan, values: int, output: Path) -> CaseWork:
-        """The work for a case in the prepared folder ``output``, its key made of the files' content and what of the plan shapes it."""
+        """The work for a case of the prepared folder ``output``; its key is made of its files and the plan."""
         shaping = plan.model_dump(
             mode="json",
             include={"dimensions", "orientation", "spacing_xyz_mm", "channels", "labels", "ignore", "stored_dtype"},

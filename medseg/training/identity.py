@@ -36,8 +36,8 @@ def identity_of(
         ),
         "network": dict(architecture),
         "train": inputs.section.model_dump(mode="json", exclude={"save_minutes"}),
-        "training cases": {case: cases[case].folder.name for case in inputs.training},
-        "validation cases": {case: cases[case].folder.name for case in inputs.validation},
+        "training cases": {case: cases[case].path.stem for case in inputs.training},
+        "validation cases": {case: cases[case].path.stem for case in inputs.validation},
     }
 
 

@@ -18,7 +18,7 @@ from medseg.inference.model import load_model
 from medseg.manifest import Case
 from medseg.preparation.grid import Grid, rows_of
 from medseg.preparation.plan import ChannelPlan, Plan
-from medseg.preparation.store import PreparedData, StoredCase
+from medseg.preparation.store import PreparedData, StoredCase, case_path
 from medseg.preparation.writing import write_case
 from medseg.training.identity import differences
 from medseg.training.inputs import TrainingInputs, architecture_of, prepared_ids, with_overrides
@@ -54,12 +54,12 @@ def prepared(tmp_path):
         labels = np.zeros((12, 12, 8), np.uint8)
         labels[2 + number : 8 + number, 3:9, 2:6] = 1
         image = (labels + 0.1 * rng.normal(size=labels.shape)).astype(np.float32)[None]
-        folder = tmp_path / "prepared" / "cases" / name / f"key{number}"
+        path = case_path(tmp_path / "prepared", name, f"key{number}")
         write_case(
-            folder, image=image, labels=labels, grid=grid(labels.shape), dtype="float32",
+            path, image=image, labels=labels, grid=grid(labels.shape), dtype="float32",
             locations={1: np.flatnonzero(labels == 1)},
         )  # fmt: skip
-        cases[name] = StoredCase(name, folder)
+        cases[name] = StoredCase(name, path)
     return PreparedData(tmp_path / "prepared", plan(), cases, "f" * 64)
 
 
@@ -111,7 +111,7 @@ def test_what_changed_is_listed_and_refused_unless_allowed(prepared, tmp_path):
     other = inputs(prepared, seed=6, training=("a",))
     with pytest.raises(ChangedError, match="seed: was 5, is 6") as caught:
         train(other, tmp_path / "run")
-    assert any("training cases.b: was key1, is absent" in fault for fault in caught.value.faults)
+    assert any("training cases.b: was b.key1, is absent" in fault for fault in caught.value.faults)
     train(other, tmp_path / "run", allow_changed=True)
     assert len(read_json(tmp_path / "run" / "run.json")["changes"]) == 1
 
