@@ -75,7 +75,11 @@ def write_experiment(
     config = folder / "small.yaml"
     config.write_text(json.dumps(_config(picture=picture, steps=steps), indent=2) + "\n")  # JSON is YAML
     return Experiment(
-        config=config, data=data, work=folder / "work", held_out=tuple(ids[:training:folds]), testing=tuple(ids[training:])
+        config=config,
+        data=data,
+        work=folder / "work",
+        held_out=tuple(ids[:training:folds]),
+        testing=tuple(ids[training:]),
     )
 
 

@@ -1,0 +1,1 @@
+"""Drop-ins in MONAI's terms: an image reader and an inferer."""
