@@ -170,6 +170,13 @@ class _Worker:
         self.job, self.since = job, time.monotonic()
         self.pipe.send(job.item)
 
+    def has_sent(self) -> bool:
+        """Whether something of it waits in the pipe; a dead worker's closed pipe counts."""
+        try:
+            return self.pipe.poll()
+        except OSError:
+            return True
+
     def reply(self) -> Reply | None:
         """What it sent, or None if it is dead."""
         try:
@@ -247,7 +254,8 @@ class _Pool(Generic[T, R]):
         watched: list[Any] = [thing for w in self._workers for thing in (w.pipe, w.process.sentinel)]
         fired = set(connection.wait(watched, timeout=self._seconds_to_deadline()))
         for worker in tuple(self._workers):
-            if worker.pipe in fired or worker.process.sentinel in fired:
+            # Asked again, since the caller may have taken long over an earlier outcome of this round.
+            if worker.pipe in fired or worker.process.sentinel in fired or worker.has_sent():
                 reply = worker.reply()
                 outcome = self._settle(worker, reply) if reply is not None else self._bury(worker)
             elif self._overdue(worker):

@@ -52,38 +52,41 @@ def group_is_gone(group: int) -> bool:
     return True
 
 
+def progress(output) -> tuple[int, int]:
+    """(cases whose facts are kept, cases stored); a line that a kill cut has no end."""
+    file = output / "facts.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0, len(list(output.glob("cases/case_*.bin")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_killed_and_started_again(tmp_path, whole_group):
-    data, script = tmp_path / "data", tmp_path / "start.py"
-    write_dataset(data, cases=24)
+    data, script, count = tmp_path / "data", tmp_path / "start.py", 24
+    write_dataset(data, cases=count)
     script.write_text(START)
-    began = time.monotonic()
-    undisturbed = start(script, data, tmp_path / "undisturbed" / "prepared")
-    out, err = undisturbed.communicate(timeout=200)
-    whole = time.monotonic() - began
-    assert out.split() == ["24", "24"], err
+    out, err = start(script, data, tmp_path / "undisturbed" / "prepared").communicate(timeout=200)
+    assert out.split() == [str(count), str(count)], err
     seed = random.SystemRandom().randrange(10**6)
     logging.getLogger(__name__).info("seed %d", seed)
     rng, output = random.Random(seed), tmp_path / "killed" / "prepared"
-    done = 0
-    # The first second, then moments around the work, which is at the end, after the imports.
-    for share in (rng.uniform(0, 0.1), *sorted(rng.uniform(0.5, 1.0) for _ in range(4))):
+    # In the first second, while cases are checked (twice), while they are stored (twice).
+    looked_at, stored = (sorted(rng.sample(range(1, count), 2)) for _ in range(2))
+    for moment in [(0, 0), *((n, 0) for n in looked_at), *((count, n) for n in stored)]:
+        before = progress(output)
         process = start(script, data, output)
-        time.sleep(share * whole)
+        time.sleep(rng.uniform(0, 1) if moment == (0, 0) else rng.uniform(0, 0.02))
+        while process.poll() is None and any(now < then for now, then in zip(progress(output), moment, strict=True)):
+            time.sleep(0.002)
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
         process.communicate()
         deadline = time.monotonic() + 10
         while not group_is_gone(process.pid):
             assert time.monotonic() < deadline, "a process outlived the command"
             time.sleep(0.05)
-        now = len(list(output.glob("cases/case_*.bin")))
-        assert now >= done
-        done = now
-    facts = (output / "facts.jsonl").read_text().count("\n")  # a line that a kill cut has none
+        assert all(now >= then for now, then in zip(progress(output), before, strict=True))
+    known, stored_already = progress(output)
     last = start(script, data, output)
     out, err = last.communicate(timeout=200)
     assert last.returncode == 0, err
-    read, written = map(int, out.split())
-    assert (read, written) == (24 - facts, 24 - done)
+    assert [int(n) for n in out.split()] == [count - known, count - stored_already]
     assert contents(output) == contents(tmp_path / "undisturbed" / "prepared")

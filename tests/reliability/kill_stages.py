@@ -232,11 +232,9 @@ def _sender_runs(marker: str, ended: Callable[[], int | None]) -> bool:
 
 def table(results: dict[str, list[Kill]]) -> str:
     """A line per stage, then a line per kill."""
-    lines = [
-        "| stage | kills | moments | inside a write | partial files | equal hashes | cases done again | left over | "
-        "orphans after 10 s | last process gone after |",
-        "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    columns = ("kills", "moments", "inside a write", "partial files", "equal hashes", "did finished work again")
+    columns = ("stage", *columns, "temporaries left over", "orphans after 10 s", "last process gone after")
+    lines = [f"| {' | '.join(columns)} |", f"| --- | --: | --- {'| --: ' * (len(columns) - 3)}|"]
     for name, kills in results.items():
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kill.kind for kill in kills).items())
         numbers = (
@@ -291,13 +289,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, list[Kill]] = {}
     for stage, known in undisturbed_runs(made, folder, args.stages):
         rng = random.Random(f"{args.seed} {stage.name}")
-        _LOG.info(
-            "%s: undisturbed %.1f s, %d writes, %d files to be equal",
-            stage.name,
-            known.seconds,
-            known.writes,
-            len(known.hashes),
-        )
+        sizes = stage.name, known.seconds, known.writes, len(known.hashes)
+        _LOG.info("%s: undisturbed %.1f s, %d writes, %d files to be equal", *sizes)
         kinds = [*(_TEN[i % len(_TEN)] for i in range(args.kills)), *["alone"] * args.alone]
         results[stage.name] = []
         for kind in kinds:
