@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         faults += [_sentence(fault, raw, origins, path) for fault in error.errors(include_url=False)]
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(sorted(faults, key=_line_of))
     return config
 
 
@@ -58,6 +59,11 @@ def save_config(config: Config, path: Path) -> None:
 def config_text(config: Config) -> str:
     """The resolved config as YAML."""
     return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+
+
+def _line_of(fault: str) -> float:
+    line = fault.split(":")[1]
+    return int(line) if line.isdigit() else math.inf  # faults of --set come last
 
 
 def _read(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import secrets
@@ -80,9 +81,12 @@ def read_sent(folder: Path, store: StoreAddress) -> Sent:
 
 
 def write_sent(folder: Path, store: StoreAddress, sent: Sent) -> None:
-    """Keeps it atomically."""
+    """Keeps it atomically, without waiting for the disk: a note that a power cut loses only costs sending again."""
     content = {"format": FORMAT, "offset": sent.offset, "run_id": sent.run_id, "refused": sent.refused}
-    write_json(folder / f"sent-{store.code}.json", content)
+    path = folder / f"sent-{store.code}.json"
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
 
 
 def lasting_key(path: Path, stem: str) -> str:

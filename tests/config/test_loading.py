@@ -36,6 +36,7 @@ infer:
 """
     found = faults(tmp_path, text)
     assert len(found) == 5
+    assert found == tuple(sorted(found, key=lambda fault: int(fault.split(":")[1])))
     by_line = {int(fault.split(":")[1]): fault for fault in found}
     assert set(by_line) == {4, 6, 8, 9, 13}
     assert "data.fold: is 'two'" in by_line[4]
