@@ -103,7 +103,10 @@ class Sender:
             if self._store is None:
                 self._store = self._connect()
             replay = self._replays[folder] = Replay(self._store, self._address, work=self._work, folder=folder)
-        return replay.send()
+        try:
+            return replay.send()
+        except OSError as error:  # a full disk here, not the store's fault, and as likely to pass
+            raise StoreAwayError(f"the work folder: {error.strerror or type(error).__name__}") from error
 
     def _place_in_order(self, folder: Path) -> tuple[int, bool]:
         """When the run began, and whether it lies below another run, which has to be known first."""

@@ -21,6 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_data, "TRAINING", 4)
     monkeypatch.setattr(demo_data, "TESTING", 2)
     monkeypatch.setenv("MEDSEG_TRACKING", "off")
+    monkeypatch.setattr("os.fsync", lambda _: None)  # no test cuts the power
 
 
 def state(work: Path) -> dict[str, tuple[str, int]]:

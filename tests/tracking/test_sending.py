@@ -105,6 +105,18 @@ def test_a_record_that_always_fails_is_passed_over_in_the_end(tmp_path, store, m
     assert count_pending(tmp_path, ADDRESS) == Pending(0, 0, 1)
 
 
+def test_a_full_disk_under_the_sender_is_told_and_tried_again(tmp_path, store, monkeypatch):
+    _run(tmp_path)
+    sender = _sender(tmp_path, store)
+    sender.acquire()
+    with monkeypatch.context() as context:
+        context.setattr("medseg.tracking.replay.write_sent", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+        with pytest.raises(StoreAwayError, match="the work folder: No space"):
+            sender.send()
+    sender.send()
+    assert store.run("x")["status"] == "FINISHED"
+
+
 def test_runs_of_killed_processes_are_ended(tmp_path, store):
     run = _run(tmp_path, end=False)
     sender = _sender(tmp_path, store)
