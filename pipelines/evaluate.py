@@ -107,7 +107,7 @@ def _score(context: Context, output: Path, cases: CaseSet) -> int:
             name, resume_file = f"evaluate {cases.name}", output / "tracking.json"
             run = stack.enter_context(stack.enter_context(tracker).run("evaluate", name, resume_file=resume_file))
         report = run_evaluate(cases, output=output, processes=context.args.processes)
-        if run is not None:
+        if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             run.log_table(case_table(report.scores), "cases")
             run.log_file(output / "metrics.json")

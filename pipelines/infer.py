@@ -103,7 +103,8 @@ def _predict(context: Context, engine: Engine, cases: Sequence[InferCase], folde
         reports = infer_folder(engine, cases, output=folder)
         seconds = time.monotonic() - started
         write_stage_record(folder, stage="infer", config=plain, inputs=engine.model_sha256s(), seconds=seconds)
-        if run is not None:
+        new = any(report.status != "kept" for report in reports)
+        if run is not None and (new or not run.finished_before):
             run.log_metrics({"cases": len(reports), "cases_good": sum(r.good for r in reports)}, step=0)
             run.log_table([report.row() for report in reports], "infer_cases")
     sys.stdout.write(f"{folder}: {summary(reports)}\n")

@@ -71,8 +71,9 @@ def _prepare(context: Context) -> int:
             inputs = {"manifest": manifest.sha256, "prepared": report.sha256}
             seconds = time.monotonic() - started
             write_stage_record(folder, stage="prepare", config=config_now, inputs=inputs, seconds=seconds)
-            _track(run, report, manifest.name, seconds)
-            run.log_file(folder / "plan.yaml")
+            if report.read or report.written or report.failed or not run.finished_before:
+                _track(run, report, manifest.name, seconds)
+                run.log_file(folder / "plan.yaml")
     return report.exit_code
 
 

@@ -45,7 +45,9 @@ def _train(context: Context) -> int:
         tracker.run("train", f"train {folder.name}", resume_file=folder / "tracking.json") as run,
         StepProgress("train") as bar,
     ):
-        run.log_dataset(config.name, inputs.prepared.sha256, [{"case": case} for case in inputs.training])
+        finished = (folder / "model" / "model.json").exists()
+        if not (finished and run.finished_before):
+            run.log_dataset(config.name, inputs.prepared.sha256, [{"case": case} for case in inputs.training])
         epochs = run_training(
             inputs,
             folder,
@@ -59,9 +61,14 @@ def _train(context: Context) -> int:
             if epoch.complete:
                 _LOG.info("%s", epoch)
                 run.log_metrics(epoch.metrics(), step=epoch.step)
-        if not context.stop:
-            _record(context, inputs, folder, run)
-    sys.stdout.write(f"{folder}: {'stopped, state saved' if context.stop else 'trained'}\n")
+        if (folder / "model" / "model.json").exists():
+            if not (finished and run.finished_before):
+                _record(context, inputs, folder, run)
+            ending = "trained before, nothing left to do" if finished else "trained"
+        else:
+            run.finish("KILLED", "a signal")
+            ending = "stopped, state saved; the same command goes on"
+    sys.stdout.write(f"{folder}: {ending}\n")
     return 0
 
 

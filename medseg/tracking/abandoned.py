@@ -6,7 +6,7 @@ import contextlib
 import logging
 from pathlib import Path
 
-from medseg.tracking.spool import SpoolWriter, read_records, spool_folders, writer_is_alive
+from medseg.tracking.spool import SpoolWriter, last_status, spool_folders, writer_is_alive
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +38,4 @@ def end_abandoned(tracking: Path) -> int:
 
 
 def _is_open(folder: Path) -> bool:
-    last = None
-    for record in read_records(folder):
-        if record.kind in ("start", "end"):
-            last = record.kind
-    return last == "start"
+    return last_status(folder) == "RUNNING"

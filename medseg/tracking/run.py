@@ -43,13 +43,28 @@ class TrackedRun:
 
     No method raises or waits for the tracker. Names may hold letters, digits and ``_ - . / blank``; other characters
     become ``_``.
+
+    Attributes:
+        key: the run's own name in the work folder.
+        finished_before: the stage has ended well before, with everything of it recorded.
     """
 
-    def __init__(self, writer: SpoolWriter | None, *, key: str, work: Path, images: bool) -> None:
+    def __init__(
+        self,
+        writer: SpoolWriter | None,
+        *,
+        key: str,
+        work: Path,
+        images: bool,
+        begin: Callable[[TrackedRun], bool] = lambda _run: True,
+        finished_before: bool = False,
+    ) -> None:
         self.key = key
         self._writer = writer
         self._work = work
         self._images = images
+        self._begin: Callable[[TrackedRun], bool] | None = begin
+        self.finished_before = finished_before
         self._ended = False
         self._faults = 0
 
@@ -61,7 +76,15 @@ class TrackedRun:
 
     def _append(self, kind: str, **fields: Any) -> None:
         if self._writer is not None and not self._ended:
+            self.begin()
             self._writer.append(kind, **fields)
+
+    def begin(self) -> None:
+        """Begins the run, if it has not yet; the first record does it by itself."""
+        # Where the disk would not take it, the next record tries again: a run without its start can't be sent.
+        begin, self._begin = self._begin, None
+        if begin is not None and not begin(self):
+            self._begin = begin
 
     def _blob(self, data: bytes, suffix: str) -> str:
         return self._writer.put_blob(data, suffix) if self._writer is not None else ""
@@ -129,6 +152,8 @@ class TrackedRun:
         if self._writer is None or self._ended:
             return
         try:
+            if self._begin is not None and self.finished_before and status == "FINISHED":
+                return
             self._append("end", status=status, reason=privacy.scrub(reason))
             self._writer.sync()
         finally:

@@ -174,6 +174,17 @@ def _parse(line: bytes, end: int) -> Record:
         return Record("damaged", {}, end)
 
 
+def last_status(folder: Path) -> str | None:
+    """How the run of a spool ended last: its status, "RUNNING" where it has not, None where it never began."""
+    status = None
+    for record in read_records(folder):
+        if record.kind == "start":
+            status = "RUNNING"
+        elif record.kind == "end":
+            status = str(record.fields.get("status"))
+    return status
+
+
 def spool_folders(tracking: Path) -> tuple[Path, ...]:
     """Folders of all runs below ``<work>/tracking``, sorted by name; none if it does not exist."""
     return tuple(sorted(path.parent for path in tracking.glob(f"*/{SPOOL_NAME}")))

@@ -33,7 +33,7 @@ from medseg.tracking.pending import Pending, count_pending
 from medseg.tracking.process import SenderProcess
 from medseg.tracking.record import code_commit
 from medseg.tracking.run import TrackedRun, safe_tags
-from medseg.tracking.spool import FORMAT, SpoolWriter
+from medseg.tracking.spool import FORMAT, SpoolWriter, last_status
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ class Tracker:
         self._sender: SenderProcess | None = None
         self._started: list[tuple[Path, Path | None]] = []
         privacy.show_folder(work, "<work>")
-        if sends:
-            self._sender = SenderProcess.start(work)
+        self._sends = sends
 
     def run(
         self,
@@ -81,7 +80,10 @@ class Tracker:
         resume_file: Path | None = None,
         parent: TrackedRun | None = None,
     ) -> TrackedRun:
-        """Starts a run, or goes on with the one that ``resume_file`` names.
+        """A run, or the one that ``resume_file`` names, which goes on.
+
+        It begins with the first thing that is logged: a stage that finds nothing left to do, and had finished before,
+        leaves its record alone and need not wait for the tracker.
 
         Args:
             stage: prepare, train, infer or evaluate.
@@ -104,9 +106,14 @@ class Tracker:
             reason = getattr(error, "strerror", None) or type(error).__name__
             _log.warning("tracking: run %s is not recorded (%s); the stage goes on", name, reason)
             return TrackedRun(None, key=key, work=self._work, images=False)
-        run = TrackedRun(writer, key=writer.folder.name, work=self._work, images=self._section.images)
-        self._start(run, writer, stage, name, params or {}, tags or {}, resume_file, parent)
-        return run
+        return TrackedRun(
+            writer,
+            key=writer.folder.name,
+            work=self._work,
+            images=self._section.images,
+            begin=lambda run: self._start(run, writer, stage, name, params or {}, tags or {}, resume_file, parent),
+            finished_before=last_status(writer.folder) == "FINISHED",
+        )
 
     def _writer(self, key: str) -> SpoolWriter:
         for _ in range(_LOCK_ATTEMPTS):  # a sender that ends this run as abandoned holds the lock for a moment
@@ -127,7 +134,7 @@ class Tracker:
         tags: Mapping[str, str],
         resume_file: Path | None,
         parent: TrackedRun | None,
-    ) -> None:
+    ) -> bool:
         try:
             commit = code_commit()
             neutral = {"medseg.stage": stage} | ({"mlflow.source.git.commit": commit} if commit else {})
@@ -146,12 +153,17 @@ class Tracker:
             writer.sync()
         except Exception as error:  # noqa: BLE001 - tracking never stops a stage
             run.lost("start", error)
+            return False
         self._started.append((writer.folder, resume_file))
+        if self._sends and self._sender is None:
+            self._sender = SenderProcess.start(self._work)
         if self._sender:
             self._sender.watch(run.key)
+        return True
 
     def _parent(self, run: TrackedRun | None) -> dict[str, Any]:
         if run is not None:
+            run.begin()  # a parent is sent before its children
             return {"key": run.key, "spooled": True}
         key = lasting_key(self.folder / "parent.json", _slug(self._name))
         return {"key": key, "spooled": False, "name": privacy.scrub(self._name), "params": self._config}

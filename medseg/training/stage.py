@@ -68,7 +68,6 @@ def run_training(
     architecture = architecture_of(inputs.network, plan)
     check_identity(folder, identity_of(inputs, architecture, precision), allow_changed=allow_changed)
     if (folder / "model" / "model.json").exists():
-        _LOG.info("%s: finished before, nothing left to do", folder.name)
         return
     trainer = _Trainer(inputs, plan, architecture, device, precision)
     state = trainer.state

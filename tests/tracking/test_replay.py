@@ -162,8 +162,8 @@ def test_the_parent_runs_as_long_as_a_run_below_it(tmp_path, store):
 def test_a_changed_param_becomes_a_tag(tmp_path, store):
     for value in (1, 2):
         tracker = _open(tmp_path, {"a": value})
-        with tracker, tracker.run("train", "x", resume_file=tmp_path / "tracking.json"):
-            pass
+        with tracker, tracker.run("train", "x", resume_file=tmp_path / "tracking.json") as run:
+            run.begin()
     (folder,) = spool_folders(tmp_path / "tracking")
     _replay(store, tmp_path, folder).send()
     assert store.run("x")["params"] == {"a": "1"}

@@ -39,6 +39,24 @@ def test_a_run_leaves_start_metrics_and_end(tmp_path):
     assert end.fields["status"] == "FINISHED"
 
 
+def test_a_stage_with_nothing_to_do_leaves_its_record_alone(tmp_path):
+    for _ in range(3):
+        with _open(tmp_path) as tracker, tracker.run("infer", "infer", resume_file=tmp_path / "tracking.json") as run:
+            if not run.finished_before:
+                run.log_metrics({"cases": 1.0}, step=0)
+    assert [record.kind for record in _records(tmp_path)] == ["start", "metrics", "end"]
+
+
+def test_a_run_that_was_left_open_is_ended_by_the_next_start(tmp_path):
+    tracker = _open(tmp_path, enabled=False)
+    run = tracker.run("infer", "infer", resume_file=tmp_path / "tracking.json")
+    run.log_metrics({"cases": 1.0}, step=0)
+    run._writer.close()  # as a kill would
+    with _open(tmp_path) as tracker, tracker.run("infer", "infer", resume_file=tmp_path / "tracking.json") as run:
+        assert not run.finished_before
+    assert [record.kind for record in _records(tmp_path)] == ["start", "metrics", "start", "end"]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -69,8 +87,8 @@ def test_a_finished_run_takes_no_more(tmp_path):
 def test_the_same_stage_goes_on_with_its_run(tmp_path):
     resume_file = tmp_path / "runs" / "fold_0" / "tracking.json"
     for _ in range(2):
-        with _open(tmp_path) as tracker, tracker.run("train", "train fold 0", resume_file=resume_file):
-            pass
+        with _open(tmp_path) as tracker, tracker.run("train", "train fold 0", resume_file=resume_file) as run:
+            run.begin()
     assert [r.kind for r in _records(tmp_path)] == ["start", "end", "start", "end"]
     first, second = _records(tmp_path, "start")
     assert first.fields["key"] == second.fields["key"] == read_json(resume_file)["key"]
