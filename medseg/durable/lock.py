@@ -11,19 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from medseg.durable.processes import started_ticks
 from medseg.errors import EnvironmentFault, LockedError
 
 
 def _boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def _started_ticks(pid: int) -> str:
-    # Field 22 of /proc/PID/stat: a process id is reused, the pair (id, start) is not. The name in field 2 may hold blanks.
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     return ""
 
 
@@ -48,7 +42,7 @@ class FolderLock:
             "host": socket.gethostname(),
             "boot": _boot_id(),
             "pid": pid,
-            "started": _started_ticks(pid),
+            "started": started_ticks(pid),
             "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
@@ -86,7 +80,7 @@ class FolderLock:
         except (ValueError, KeyError, TypeError):
             host, pid, holder = socket.gethostname(), -1, {}
         same_host = host == socket.gethostname()
-        alive = pid > 0 and holder.get("boot") == _boot_id() and _started_ticks(pid) == holder.get("started") != ""
+        alive = pid > 0 and holder.get("boot") == _boot_id() and started_ticks(pid) == holder.get("started") != ""
         if not same_host or alive:
             raise LockedError(
                 f"{self.path.parent.name}: is being written by process {pid} on host {host} since {holder.get('since')}; "

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medseg.durable.processes import started_ticks
 from medseg.errors import EnvironmentFault, InputError
 
 _MARK = ".tmp-"
@@ -139,7 +140,7 @@ def remove_stale_temporaries(folder: Path) -> int:
         host, pid, *_ = (*path.name[len(_MARK) :].split("-"), "", "")
         try:
             old = time.time() - path.stat().st_mtime > _STALE_SECONDS
-            dead = host == _host() and pid.isdigit() and not Path(f"/proc/{pid}").exists()
+            dead = host == _host() and pid.isdigit() and not started_ticks(int(pid))
             if old or dead:
                 if path.is_dir():
                     shutil.rmtree(path)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.durable import read_json, sha256_file, sha256_json, write_json
+from medseg.durable import read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
 from medseg.errors import InputError, ScanError
 
 _MEMORY_FORMAT = 1
@@ -111,6 +111,7 @@ class InputMemory:
     def save(self) -> None:
         """Writes the memory if it has changed."""
         if self._changed:
+            remove_stale_temporaries(self._file.parent)
             inputs = {name: [fixed.stamp, fixed.sha256] for name, fixed in sorted(self._known.items())}
             write_json(self._file, {"format": _MEMORY_FORMAT, "inputs": inputs})
             self._changed = False

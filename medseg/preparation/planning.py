@@ -89,16 +89,7 @@ def make_plan(
     network = _choose_network(
         spacing, median, voxels, dimensions=dimensions, classes=len(labels), section=section, reasons=reasons
     )
-    reasons["stored_dtype"] = (
-        "Half the bytes to read; normalised values change by less than 5e-4 of their size."
-        if section.dtype == "float16"
-        else "As the config asks."
-    )
-    reasons["orientation"] = (
-        "Axes are flipped and permuted to Right-Anterior-Superior, never interpolated."
-        if section.orientation == "RAS"
-        else "As the config asks: axes stay as the files have them."
-    )
+    _explain_storage(section, reasons)
     return Plan(
         dimensions=dimensions,  # type: ignore[arg-type]
         orientation=section.orientation,
@@ -117,6 +108,19 @@ def make_plan(
         fingerprint_sha256=fingerprint.sha256,
         reasons=reasons,
         made_from_cases=len(fingerprint.cases),
+    )
+
+
+def _explain_storage(section: PrepareSection, reasons: dict[str, str]) -> None:
+    reasons["stored_dtype"] = (
+        "Half the bytes to read; normalised values change by less than 5e-4 of their size."
+        if section.dtype == "float16"
+        else "As the config asks."
+    )
+    reasons["orientation"] = (
+        "Axes are flipped and permuted to Right-Anterior-Superior, never interpolated."
+        if section.orientation == "RAS"
+        else "As the config asks: axes stay as the files have them."
     )
 
 

@@ -14,23 +14,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from medseg.config.sections import PrepareSection
-from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_json, write_json
-from medseg.errors import ChangedError, EnvironmentFault, InputError, ManifestError
+from medseg.durable import FolderLock, remove_stale_temporaries, sha256_json, write_json
+from medseg.errors import EnvironmentFault, InputError, ManifestError
 from medseg.imaging import read_header
 from medseg.manifest import Case, Manifest, ResolvedCase, resolve
 from medseg.preparation.case import expand_channels
 from medseg.preparation.checks import Checks, check_set
 from medseg.preparation.facts import CaseFacts, CaseInputs, FactsJournal, examine
-from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches
+from medseg.preparation.fingerprint import Fingerprint
 from medseg.preparation.inputs import Fixed, InputMemory
 from medseg.preparation.plan import Plan
-from medseg.preparation.plan_file import read_plan, write_plan
-from medseg.preparation.planning import make_plan
+from medseg.preparation.settling import fingerprint_of, settle_plan
 from medseg.preparation.store import case_path, index_content
 from medseg.preparation.work import CaseWork, end_with_server, prepare_case
 from medseg.runner.pool import Outcome, default_processes, run_cases
@@ -142,7 +141,7 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
             return PrepareReport(checks=checks, read=len(examined.read))
         bad = set(checks.bad_cases)
         good = sorted(case.id for case in manifest.training if case.id not in bad)
-        plan, drift = _settle_plan(section, manifest, output, _fingerprint(examined.facts, good), replan=replan)
+        plan, drift = settle_plan(section, manifest, output, fingerprint_of(examined.facts, good), replan=replan)
         return _store_all(
             PrepareReport(checks=checks, plan=plan, read=len(examined.read), drift=tuple(drift)),
             plan,
@@ -262,63 +261,6 @@ def _each(what: str, task: Callable[[T], R], items: Sequence[tuple[str, T]], pro
                 raise EnvironmentFault(str(outcome.error))
             progress.advance()
             yield outcome
-
-
-# --- the plan -------------------------------------------------------------------------------------------------------
-
-
-def _fingerprint(facts: Mapping[str, CaseFacts], good: Sequence[str]) -> Fingerprint:
-    cases: dict[str, CaseGeometry] = {i: g for i in good if (g := facts[i].geometry) is not None}
-    if not cases:
-        raise InputError("training: has 0 usable cases, expected at least 1; correct the cases or the manifest")
-    channels = max((len(facts[i].sketches) for i in good), default=0)
-    sketches = [[s for i in good for s in facts[i].sketches[c : c + 1] if s is not None] for c in range(channels)]
-    return Fingerprint(cases, all(facts[i].planar for i in good), tuple(merge_sketches(s) for s in sketches))
-
-
-def _settle_plan(
-    section: PrepareSection, manifest: Manifest, output: Path, fingerprint: Fingerprint, *, replan: bool
-) -> tuple[Plan, list[str]]:
-    """The plan that is there, with how far the data have moved from it, or a new one."""
-    made_with = _made_with(section, manifest)
-    if not replan and (output / "plan.yaml").is_file() and (output / "fingerprint.json").is_file():
-        content = read_json(output / "fingerprint.json")
-        old, plan = Fingerprint.from_plain(content), read_plan(output / "plan.yaml")
-        if plan.fingerprint_sha256 == old.sha256:
-            _must_be_made_with(content.get("made_with"), made_with)
-            return plan, fingerprint_drift(old, fingerprint)
-    plan = make_plan(
-        fingerprint,
-        channels=expand_channels(manifest.channels),
-        labels=manifest.labels,
-        ignore=manifest.ignore,
-        section=section,
-    )
-    write_json(output / "fingerprint.json", {**fingerprint.plain(), "made_with": made_with})
-    write_plan(output / "plan.yaml", plan)
-    return plan, []
-
-
-def _made_with(section: PrepareSection, manifest: Manifest) -> dict[str, Any]:
-    """Everything besides the fingerprint that a plan depends on, by the name people know it under."""
-    settings = section.model_dump(mode="json", exclude={"on_bad_case"})
-    return {
-        **{f"prepare.{key}": value for key, value in settings.items()},
-        "the manifest's channels": [[c.name, c.unit] for c in manifest.channels],
-        "the manifest's labels": {name: list(values) for name, values in manifest.labels.items()},
-        "the manifest's ignore": manifest.ignore,
-    }
-
-
-def _must_be_made_with(before: Any, now: Mapping[str, Any]) -> None:
-    before = before if isinstance(before, dict) else {}
-    faults = [
-        f"{key}: is {value}, but the plan was made with {before.get(key)}; give --replan, or set it back"
-        for key, value in now.items()
-        if before.get(key) != value
-    ]
-    if faults:
-        raise ChangedError(faults)
 
 
 # --- the store ------------------------------------------------------------------------------------------------------

@@ -27,13 +27,14 @@ class CaseProgress:
 
     def __init__(self, what: str, total: int, *, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
-        self._already = done
-        self._began = self._last_line = time.monotonic()
+        self._first_done = done
+        self._first_at: float | None = None
+        self._last_line = time.monotonic()
         self._bar: Progress | None = None
         self._row: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._began = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._start_bar()
         return self
@@ -50,6 +51,8 @@ class CaseProgress:
     def advance(self, count: int = 1) -> None:
         """Counts ``count`` more cases as done."""
         self.done += count
+        if self._first_at is None:
+            self._first_done, self._first_at = self.done, time.monotonic()
         if self._bar is not None and self._row is not None:
             self._bar.advance(self._row, count)
         elif time.monotonic() - self._last_line >= _LINE_SECONDS:
@@ -57,10 +60,11 @@ class CaseProgress:
             logger.info("%s: %d of %d%s", self.what, self.done, self.total, self._time_left())
 
     def _time_left(self) -> str:
-        worked = self.done - self._already
-        if worked <= 0 or self.done >= self.total:
+        # From the first finished case on: before it lies the workers' start, which is paid once.
+        worked = self.done - self._first_done
+        if worked <= 0 or self.done >= self.total or self._first_at is None:
             return ""
-        seconds = (time.monotonic() - self._began) / worked * (self.total - self.done)
+        seconds = (time.monotonic() - self._first_at) / worked * (self.total - self.done)
         return f", about {_plain_duration(seconds)} left"
 
     def __exit__(

@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True)
     args = parser.parse_args(argv)
+    if os.getppid() != args.parent:  # killed while this process was starting: the next command sends its records
+        return 0
     # The signals that end the stage reach the whole group; the stage then says what is to be sent, and ends this process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

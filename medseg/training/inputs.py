@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,8 @@ from medseg.errors import InputError
 from medseg.manifest.cases import Case, Manifest
 from medseg.preparation.plan import Plan
 from medseg.preparation.store import PreparedData
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ def prepared_ids(prepared: PreparedData, cases: Sequence[Case], *, skip: bool) -
     Raises:
         InputError: a case was not prepared, and skipping bad cases was not asked for.
     """
-    missing = [case.id for case in cases if case.id not in prepared.cases]
+    for case in cases:
+        if case.id in prepared.skipped:
+            _LOG.warning("%s: was left out by prepare, so it is not trained on", case.id)
+    known = prepared.cases.keys() | set(prepared.skipped)
+    missing = [case.id for case in cases if case.id not in known]
     if missing and not skip:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(

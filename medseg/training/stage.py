@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medseg.durable import remove_stale_temporaries
 from medseg.errors import InputError
 from medseg.inference.model import save_model
 from medseg.networks.build import build_network, parameter_count
@@ -66,6 +67,8 @@ def run_training(
     plan = inputs.prepared.plan
     precision = choose_precision(device, inputs.section.precision)
     architecture = architecture_of(inputs.network, plan)
+    for written in (folder, folder / "model"):  # the state's folder clears up itself
+        remove_stale_temporaries(written)
     check_identity(folder, identity_of(inputs, architecture, precision), allow_changed=allow_changed)
     if (folder / "model" / "model.json").exists():
         return

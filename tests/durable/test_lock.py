@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from medseg.durable import FolderLock
+from medseg.durable import FolderLock, remove_stale_temporaries
+from medseg.durable.writing import temporary_name
 from medseg.errors import LockedError
 
 
@@ -25,6 +26,24 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert (tmp_path / ".lock").exists()
     with FolderLock(tmp_path):
         assert json.loads((tmp_path / ".lock").read_bytes())["pid"] == os.getpid()
+
+
+def test_the_lock_of_a_killed_process_that_nobody_waited_for_is_taken_over(tmp_path):
+    code = (
+        "import sys, os; from pathlib import Path; from medseg.durable import FolderLock\n"
+        "FolderLock(Path(sys.argv[1])).__enter__(); (Path(sys.argv[1]) / f'.tmp-{sys.argv[2]}-{os.getpid()}-0-x').touch()\n"
+        "sys.stdout.close(); os._exit(9)"
+    )
+    mine = temporary_name(tmp_path / "x").name.split("-")[1]
+    zombie = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), mine], stdout=subprocess.PIPE)
+    zombie.stdout.read()
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its entry stays
+    try:
+        with FolderLock(tmp_path):
+            assert remove_stale_temporaries(tmp_path) == 1
+    finally:
+        zombie.stdout.close()
+        zombie.wait()
 
 
 def test_a_reused_process_id_does_not_count_as_alive(tmp_path):

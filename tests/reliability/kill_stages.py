@@ -34,7 +34,7 @@ if str(_ROOT) not in sys.path:
 
 from tests.experiment import Experiment, write_experiment  # noqa: E402
 from tests.reliability.stages import LOGS, STAGES, Stage, broken_files, run, start, temporaries  # noqa: E402
-from tests.reliability.watching import Temporaries, marked_processes, seconds_until_gone  # noqa: E402
+from tests.reliability.watching import Temporaries, end_marked, marked_processes, seconds_until_gone  # noqa: E402
 
 _LOG = logging.getLogger("kill_stages")
 KINDS = ("first second", "write", "any time", "sender", "alone")
@@ -96,7 +96,7 @@ class Kill:
         different: files that differ from the undisturbed run's after the second start.
         again: what the second start did besides what was missing.
         left_over: temporary files after the second start.
-        orphans: processes alive ten seconds after the kill.
+        orphans: command lines of the processes alive ten seconds after the kill.
         gone_seconds: until the last process was gone.
     """
 
@@ -107,16 +107,20 @@ class Kill:
     different: tuple[str, ...]
     again: str
     left_over: tuple[str, ...]
-    orphans: int
+    orphans: tuple[str, ...]
     gone_seconds: float
 
     @property
     def faults(self) -> tuple[str, ...]:
         """Everything that is wrong, one line each."""
-        orphans = [f"{self.orphans} processes outlived the kill"] if self.orphans else []
-        lists = {"partial": self.broken, "different": self.different, "left over": self.left_over}
+        lists = {
+            "partial": self.broken,
+            "different": self.different,
+            "left over": self.left_over,
+            "orphan": self.orphans,
+        }
         lines = [f"{what}: {name}" for what, names in lists.items() for name in names]
-        return (*lines, *([self.again] if self.again else []), *orphans)
+        return (*lines, self.again) if self.again else tuple(lines)
 
 
 def undisturbed_runs(made: Experiment, folder: Path, names: Sequence[str]) -> Iterator[tuple[Stage, Undisturbed]]:
@@ -156,9 +160,7 @@ def kill_and_start_again(
     else:
         raise AssertionError(f"{stage.name}: ended before every moment of kind {kind!r}")
     gone = seconds_until_gone(marker, at_most=_GONE_SECONDS)
-    orphans = marked_processes(marker) if gone is None else []
-    for pid in orphans:
-        os.kill(pid, signal.SIGKILL)
+    orphans = tuple(end_marked(marker)) if gone is None else ()
     in_write, broken = bool(temporaries(work)), broken_files(stage, work, known.hashes)
     expected = stage.expected(work, made)
     said = run(stage, made, work, marker=marker, tracked=kind in ("sender", "alone"))
@@ -172,7 +174,7 @@ def kill_and_start_again(
         different=tuple(different),
         again="" if counted == expected else f"did {counted}, expected {expected}",
         left_over=tuple(temporaries(work)),
-        orphans=len(orphans),
+        orphans=orphans,
         gone_seconds=_GONE_SECONDS if gone is None else gone,
     )
     if not result.faults:
@@ -204,10 +206,9 @@ def _killed(
         if is_time():
             time.sleep(delay if kind == "write" else 0)
             seconds = time.monotonic() - began
-            ended = process.poll() is not None
-            (os.kill if kind == "alone" else os.killpg)(process.pid, signal.SIGKILL)
-            process.wait()
-            if not ended:
+            if process.poll() is None:
+                (os.kill if kind == "alone" else os.killpg)(process.pid, signal.SIGKILL)
+                process.wait()
                 return f"{seconds:.2f} s" + (f", write {write} of {known.writes}" if kind == "write" else "")
     process.wait()
     return None
@@ -243,7 +244,7 @@ def table(results: dict[str, list[Kill]]) -> str:
             f"{sum(not k.different for k in kills)} of {len(kills)}",
             sum(bool(k.again) for k in kills),
             sum(len(k.left_over) for k in kills),
-            sum(k.orphans for k in kills),
+            sum(len(k.orphans) for k in kills),
             f"{max(k.gone_seconds for k in kills):.1f} s",
         )
         lines.append(f"| {name} | {len(kills)} | {kinds} | {' | '.join(map(str, numbers))} |")

@@ -76,7 +76,7 @@ def _train_expected(work: Path, _: Experiment) -> dict[str, int]:
 
 
 def _train_counted(text: str) -> dict[str, int]:
-    return {"finished": int("finished before" in text), "step": _sum(r"goes on after step (\d+) of", text)}
+    return {"finished": int("trained before" in text), "step": _sum(r"goes on after step (\d+) of", text)}
 
 
 def _infer_expected(work: Path, made: Experiment) -> dict[str, int]:
@@ -171,6 +171,7 @@ def broken_files(stage: Stage, work: Path, reference: dict[str, str]) -> list[st
 
 
 def temporaries(work: Path) -> list[str]:
-    """Temporary files in the work folder, without the logs'."""
+    """Temporary files in the work folder, without the logs' and the tracking database's, which its next sender removes."""
     found = (path.relative_to(work) for path in work.rglob(f"{TEMPORARY}*"))
-    return sorted(path.as_posix() for path in found if path.parts[0] not in LOGS and not path.name.endswith("-lock"))
+    others = ("-lock", "mlflow.db", "mlflow.db-journal")
+    return sorted(path.as_posix() for path in found if path.parts[0] not in LOGS and not path.name.endswith(others))

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import select
+import signal
 import struct
 import time
 from pathlib import Path
@@ -89,3 +90,13 @@ def seconds_until_gone(marker: str, *, at_most: float) -> float | None:
             return None
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def end_marked(marker: str) -> list[str]:
+    """Kills the marked processes that are left and gives their command lines."""
+    found = []
+    for pid in marked_processes(marker):
+        with contextlib.suppress(OSError):
+            found.append((Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:160])
+            os.kill(pid, signal.SIGKILL)
+    return found

@@ -17,14 +17,16 @@ def test_log_line_says_how_far_and_how_long(caplog, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     with caplog.at_level(logging.INFO), CaseProgress("evaluate", 10, done=4) as counted:
-        clock[0] = 6.0
+        clock[0] = 4.0  # the workers' start and the first case: they say nothing about the pace
         counted.advance()
         clock[0] = 8.0
         counted.advance()
+        clock[0] = 9.0
+        counted.advance()
         clock[0] = 700.0
-        counted.advance(4)
+        counted.advance(3)
     assert [r.getMessage() for r in caplog.records] == [
-        "evaluate: 5 of 10, about 30 s left",
+        "evaluate: 6 of 10, about 16 s left",
         "evaluate: 10 of 10",
     ]
 

@@ -27,13 +27,13 @@ def test_file_has_everything_of_ours_and_warnings_of_others(tmp_path, capsys):
     logging.getLogger("medseg.training").debug("step %d", 1)
     logging.getLogger("medseg.training").info("epoch")
     logging.getLogger("matplotlib.font_manager").info("chatter")
-    logging.getLogger("torch").warning("slow")
+    logging.getLogger("nibabel").warning("slow")
     tear_down_logging()
     lines = path.read_text().splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == [
         "DEBUG medseg.training: step 1",
         "INFO medseg.training: epoch",
-        "WARNING torch: slow",
+        "WARNING nibabel: slow",
     ]
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", lines[0])
     assert capsys.readouterr().err.splitlines() == ["INFO epoch", "WARNING slow"]
