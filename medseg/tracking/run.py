@@ -152,8 +152,8 @@ class TrackedRun:
         if self._writer is None or self._ended:
             return
         try:
-            if self._begin is not None and self.finished_before and status == "FINISHED":
-                return
+            if self._begin is not None and self.finished_before:
+                return  # nothing of this start was worth a record, a refusal neither: what is recorded stays true
             self._append("end", status=status, reason=privacy.scrub(reason))
             self._writer.sync()
         finally:

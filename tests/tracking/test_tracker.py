@@ -47,6 +47,19 @@ def test_a_stage_with_nothing_to_do_leaves_its_record_alone(tmp_path):
     assert [record.kind for record in _records(tmp_path)] == ["start", "metrics", "end"]
 
 
+def test_a_refused_start_leaves_a_finished_run_finished(tmp_path):
+    def start(error=None):
+        with _open(tmp_path) as tracker, tracker.run("train", "train", resume_file=tmp_path / "tracking.json") as run:
+            if error is not None:
+                raise error
+            run.log_metrics({"loss": 1.0}, step=0)
+
+    start()
+    with pytest.raises(ValueError, match="other config"):
+        start(ValueError("other config"))
+    assert [record.fields["status"] for record in _records(tmp_path, "end")] == ["FINISHED"]
+
+
 def test_a_run_that_was_left_open_is_ended_by_the_next_start(tmp_path):
     tracker = _open(tmp_path, enabled=False)
     run = tracker.run("infer", "infer", resume_file=tmp_path / "tracking.json")
