@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from medseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from medseg.evaluation.experiment import CaseSet
+    from medseg.evaluation.report import Scores
+    from medseg.tracking.run import TrackedRun
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +87,8 @@ def _config_sets(context: Context) -> dict[Path, CaseSet]:
         if scored is None:
             _LOG.warning("%s: none of its %d cases has a label, so there is nothing to score", name, len(ids))
         else:
-            found[(args.output or context.work / "scores") / name] = scored
+            scans = {case.id: case.images[0] for case in cases if case.images}
+            found[(args.output or context.work / "scores") / name] = replace(scored, scans=scans)
     if not found:
         raise InputError(
             f"{manifest.path.name}: none of the predicted cases has a label; expected some to score against"
@@ -111,6 +115,8 @@ def _score(context: Context, output: Path, cases: CaseSet) -> int:
             run.log_metrics(flat_metrics(report.scores), step=0)
             run.log_table(case_table(report.scores), "cases")
             run.log_file(output / "metrics.json")
+            if context.experiment.tracking.images:
+                _log_overlays(run, cases, report.scores)
         plain = config.plain() if config is not None else {"evaluate": cases.protocol.plain()}
         inputs = {**cases.inputs, **report.scores.identity()}
         seconds = time.monotonic() - started
@@ -120,6 +126,13 @@ def _score(context: Context, output: Path, cases: CaseSet) -> int:
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code
+
+
+def _log_overlays(run: TrackedRun, cases: CaseSet, scores: Scores) -> None:
+    from medseg.cli.overlays import overlays
+
+    for rank, picture in overlays(cases, scores.rows):
+        run.log_image(picture, f"overlay {rank}", step=0)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class CaseSet:
         protocol: how to score them.
         notes: sentences for the report.
         inputs: name to sha256 of what else was read.
+        scans: case id to the image a picture of its result is drawn on; empty where none is known.
     """
 
     name: str
@@ -31,6 +32,7 @@ class CaseSet:
     protocol: Protocol
     notes: Sequence[str] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
+    scans: Mapping[str, Path] = field(default_factory=dict)
 
 
 def manifest_pairs(

@@ -1,0 +1,73 @@
+"""Pictures of results for the tracker: a slice of the worst, the median and the best case, with truth and prediction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import MedsegError
+from medseg.evaluation.case import ClassScores
+from medseg.evaluation.experiment import CaseSet
+from medseg.evaluation.matching import CasePaths
+from medseg.imaging import apply_axes, ras_change, read_label_map, read_volume, to_classes
+from medseg.tracking.figures import overlay_png
+
+_LOG = logging.getLogger(__name__)
+
+
+def telling_cases(rows: Mapping[str, Sequence[ClassScores]]) -> dict[str, str]:
+    """The worst, the median and the best case by mean Dice over classes, as rank to case id; fewer where there are fewer."""
+    mean = {}
+    for case_id, classes in rows.items():
+        values = [row.values["dice"] for row in classes]
+        known = [value for value in values if value is not None]
+        if known:
+            mean[case_id] = sum(known) / len(known)
+    order = sorted(mean, key=lambda case_id: (mean[case_id], case_id))
+    if not order:
+        return {}
+    picked = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    return {rank: case_id for rank, case_id in picked.items() if rank == "worst" or case_id != order[0]}
+
+
+def overlays(cases: CaseSet, rows: Mapping[str, Sequence[ClassScores]]) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """(rank, picture) of the telling cases.
+
+    Args:
+        cases: what was scored; of ``scans`` the first channel or the colours are shown.
+        rows: its scores.
+
+    Yields:
+        "worst", "median" or "best" and a (H, W, 3) picture: prediction filled, truth outlined. A case whose scan can't be
+        read for it is left out.
+    """
+    pairs = {pair.case_id: pair for pair in cases.pairs}
+    for rank, case_id in telling_cases(rows).items():
+        try:
+            yield rank, _overlay(pairs[case_id], cases.scans[case_id], cases)
+        except (MedsegError, KeyError) as error:
+            _LOG.debug("no picture of the %s case: %s", rank, type(error).__name__)
+
+
+def _overlay(pair: CasePaths, scan: Path, cases: CaseSet) -> npt.NDArray[np.uint8]:
+    assert pair.prediction is not None
+    assert pair.reference is not None
+    volume, name = read_volume(scan), pair.case_id
+    labels, ignore = cases.protocol.labels, cases.protocol.ignore
+    truth = to_classes(read_label_map(pair.reference), labels, ignore=ignore, name=name)
+    prediction = to_classes(read_label_map(pair.prediction), labels, ignore=None, name=name)
+    planar = volume.header is not None and volume.header.planar
+    image = volume.array if volume.array.shape[0] == 3 else volume.array[:1]
+    if not planar:
+        change = ras_change(volume.affine)
+        image, truth, prediction = (apply_axes(array, change) for array in (image, truth, prediction))
+    area = np.count_nonzero(truth, axis=(0, 1)) + np.count_nonzero(prediction, axis=(0, 1))
+    z = int(area.argmax())
+    shown = np.moveaxis(image[..., z], 0, -1)
+    return overlay_png(
+        shown if shown.shape[-1] == 3 else shown[..., 0], truth[..., z], prediction[..., z], flip_yx=not planar
+    )

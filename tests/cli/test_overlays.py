@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from medseg.cli.overlays import overlays, telling_cases
+from medseg.evaluation.case import ClassScores
+from medseg.evaluation.experiment import CaseSet
+from medseg.evaluation.matching import CasePaths
+from medseg.evaluation.protocol import make_protocol
+from medseg.imaging import LabelMap, Volume, write_label_map, write_volume
+
+AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])  # LPS order on disk: RAS turns x and y round
+
+
+def row(dice):
+    counts = {"true_positive": 1, "false_positive": 0, "false_negative": 0}
+    return (ClassScores(class_name="organ", situation="present", diagonal_mm=1.0, values={"dice": dice}, **counts),)
+
+
+def test_cases_are_picked_by_their_mean_dice():
+    rows = {name: row(dice) for name, dice in {"a": 0.9, "b": 0.1, "c": 0.5, "d": None}.items()}
+    assert telling_cases(rows) == {"worst": "b", "median": "c", "best": "a"}
+    assert telling_cases({"a": row(0.9)}) == {"worst": "a"}
+    assert telling_cases({"d": row(None)}) == {}
+
+
+@pytest.fixture
+def one_case(tmp_path):
+    truth = np.zeros((12, 10, 6), np.uint8)
+    truth[2:5, 1:4, 4] = 7
+    write_label_map(LabelMap(truth, AFFINE), tmp_path / "truth.nii.gz", like=None)
+    write_label_map(LabelMap(truth, AFFINE), tmp_path / "mask.nii.gz", like=None)
+    write_volume(Volume(truth[None].astype(np.float32), AFFINE), tmp_path / "scan.nii.gz")
+    protocol = make_protocol(labels={"background": (0,), "organ": (7,)})
+    pair = CasePaths(case_id="a", prediction=tmp_path / "mask.nii.gz", reference=tmp_path / "truth.nii.gz")
+    return CaseSet(name="set", pairs=[pair], protocol=protocol, scans={"a": tmp_path / "scan.nii.gz"})
+
+
+def test_the_slice_with_most_of_the_structure_is_shown_as_radiologists_look_at_it(one_case):
+    ((rank, picture),) = overlays(one_case, {"a": row(1.0)})
+    assert rank == "worst"
+    factor = picture.shape[0] // 10
+    assert picture.shape == (10 * factor, 12 * factor, 3)
+    coloured = np.argwhere(np.ptp(picture.astype(int), axis=2) > 20) // factor
+    # patient's left (small x of the LPS file is right) is on the picture's right, front is up:
+    # file voxels x 2..4, y 1..3 are RAS 7..9 and 6..8, hence columns 12 - 1 - 9.. and rows 10 - 1 - 8..
+    assert set(map(tuple, coloured)) == {(y, x) for y in (1, 2, 3) for x in (2, 3, 4)}
+
+
+def test_a_scan_that_can_not_be_read_is_left_out(one_case, tmp_path):
+    (tmp_path / "scan.nii.gz").write_bytes(b"broken")
+    assert list(overlays(one_case, {"a": row(1.0)})) == []
