@@ -129,10 +129,11 @@ def _score(context: Context, output: Path, cases: CaseSet) -> int:
 
 
 def _log_overlays(run: TrackedRun, cases: CaseSet, scores: Scores) -> None:
-    from medseg.cli.overlays import overlays
+    from medseg.evaluation.telling import telling_slices
+    from medseg.tracking.figures import overlay_png
 
-    for rank, picture in overlays(cases, scores.rows):
-        run.log_image(picture, f"overlay {rank}", step=0)
+    for rank, (image, truth, prediction, planar) in telling_slices(cases, scores.rows):
+        run.log_image(overlay_png(image, truth, prediction, flip_yx=not planar), f"overlay {rank}", step=0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Pictures of results for the tracker: a slice of the worst, the median and the best case, with truth and prediction."""
+"""The worst, the median and the best case, and the slice of each that shows most, for pictures of results."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,20 @@ from medseg.evaluation.case import ClassScores
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
 from medseg.imaging import apply_axes, ras_change, read_label_map, read_volume, to_classes
-from medseg.tracking.figures import overlay_png
 
 _LOG = logging.getLogger(__name__)
+
+
+class TellingSlice(NamedTuple):
+    """One slice in RAS order: ``image`` (X, Y) or (X, Y, 3), ``truth`` and ``prediction`` (X, Y) class indices.
+
+    ``planar`` is True for a picture, whose axes are left as they are.
+    """
+
+    image: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.uint8]
+    prediction: npt.NDArray[np.uint8]
+    planar: bool
 
 
 def telling_cases(rows: Mapping[str, Sequence[ClassScores]]) -> dict[str, str]:
@@ -34,26 +46,26 @@ def telling_cases(rows: Mapping[str, Sequence[ClassScores]]) -> dict[str, str]:
     return {rank: case_id for rank, case_id in picked.items() if rank == "worst" or case_id != order[0]}
 
 
-def overlays(cases: CaseSet, rows: Mapping[str, Sequence[ClassScores]]) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """(rank, picture) of the telling cases.
+def telling_slices(cases: CaseSet, rows: Mapping[str, Sequence[ClassScores]]) -> Iterator[tuple[str, TellingSlice]]:
+    """(rank, slice) of the telling cases.
 
     Args:
         cases: what was scored; of ``scans`` the first channel or the colours are shown.
         rows: its scores.
 
     Yields:
-        "worst", "median" or "best" and a (H, W, 3) picture: prediction filled, truth outlined. A case whose scan can't be
-        read for it is left out.
+        "worst", "median" or "best" and the slice with most of the structures; a case whose scan can't be read for it is
+        left out.
     """
     pairs = {pair.case_id: pair for pair in cases.pairs}
     for rank, case_id in telling_cases(rows).items():
         try:
-            yield rank, _overlay(pairs[case_id], cases.scans[case_id], cases)
+            yield rank, _slice(pairs[case_id], cases.scans[case_id], cases)
         except (MedsegError, KeyError) as error:
             _LOG.debug("no picture of the %s case: %s", rank, type(error).__name__)
 
 
-def _overlay(pair: CasePaths, scan: Path, cases: CaseSet) -> npt.NDArray[np.uint8]:
+def _slice(pair: CasePaths, scan: Path, cases: CaseSet) -> TellingSlice:
     assert pair.prediction is not None
     assert pair.reference is not None
     volume, name = read_volume(scan), pair.case_id
@@ -68,6 +80,4 @@ def _overlay(pair: CasePaths, scan: Path, cases: CaseSet) -> npt.NDArray[np.uint
     area = np.count_nonzero(truth, axis=(0, 1)) + np.count_nonzero(prediction, axis=(0, 1))
     z = int(area.argmax())
     shown = np.moveaxis(image[..., z], 0, -1)
-    return overlay_png(
-        shown if shown.shape[-1] == 3 else shown[..., 0], truth[..., z], prediction[..., z], flip_yx=not planar
-    )
+    return TellingSlice(shown if shown.shape[-1] == 3 else shown[..., 0], truth[..., z], prediction[..., z], planar)

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from medseg.cli.overlays import overlays, telling_cases
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import make_protocol
+from medseg.evaluation.telling import telling_cases, telling_slices
 from medseg.imaging import LabelMap, Volume, write_label_map, write_volume
+from medseg.tracking.figures import overlay_png
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])  # LPS order on disk: RAS turns x and y round
 
@@ -36,16 +37,19 @@ def one_case(tmp_path):
 
 
 def test_the_slice_with_most_of_the_structure_is_shown_as_radiologists_look_at_it(one_case):
-    ((rank, picture),) = overlays(one_case, {"a": row(1.0)})
-    assert rank == "worst"
+    ((rank, (image, truth, prediction, planar)),) = telling_slices(one_case, {"a": row(1.0)})
+    assert (rank, planar, image.shape) == ("worst", False, (12, 10))
+    # file voxels x 2..4, y 1..3 run towards left and back, the other way round in RAS: x 7..9, y 6..8
+    assert set(map(tuple, np.argwhere(truth))) == {(x, y) for x in (7, 8, 9) for y in (6, 7, 8)}
+    np.testing.assert_array_equal(prediction, truth)
+    picture = overlay_png(image, truth, prediction)
     factor = picture.shape[0] // 10
     assert picture.shape == (10 * factor, 12 * factor, 3)
     coloured = np.argwhere(np.ptp(picture.astype(int), axis=2) > 20) // factor
-    # patient's left (small x of the LPS file is right) is on the picture's right, front is up:
-    # file voxels x 2..4, y 1..3 are RAS 7..9 and 6..8, hence columns 12 - 1 - 9.. and rows 10 - 1 - 8..
+    # the patient's right is on the picture's left, front is up: columns 12 - 1 - x, rows 10 - 1 - y
     assert set(map(tuple, coloured)) == {(y, x) for y in (1, 2, 3) for x in (2, 3, 4)}
 
 
 def test_a_scan_that_can_not_be_read_is_left_out(one_case, tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"broken")
-    assert list(overlays(one_case, {"a": row(1.0)})) == []
+    assert list(telling_slices(one_case, {"a": row(1.0)})) == []
