@@ -191,18 +191,3 @@ class _Trainer:
                 "history": progress.history,
             },
         )
-
-
-def write_untrained_model(inputs: TrainingInputs, folder: Path) -> str:
-    """Writes the model folder of the network as it is before the first step: the floor that training is measured against."""
-    architecture = architecture_of(inputs.network, inputs.prepared.plan)
-    torch.manual_seed(inputs.seed)
-    return save_model(
-        folder,
-        build_network(architecture),
-        architecture=architecture,
-        plan=inputs.prepared.plan,
-        mirror_axes_xyz=(),
-        config_text=inputs.config_text,
-        training={"steps": 0, "seed": inputs.seed},
-    )

@@ -22,7 +22,7 @@ from medseg.preparation.store import PreparedData, StoredCase, case_path
 from medseg.preparation.writing import write_case
 from medseg.training.identity import differences
 from medseg.training.inputs import TrainingInputs, architecture_of, prepared_ids, with_overrides
-from medseg.training.stage import run_training, write_untrained_model
+from medseg.training.stage import run_training
 
 CPU = torch.device("cpu")
 CASES = ("a", "b", "c")
@@ -133,15 +133,6 @@ def test_a_damaged_model_is_refused_by_name(prepared, tmp_path):
         load_model(folder)
     with pytest.raises(ModelError, match=r"holds no model\.json"):
         load_model(tmp_path)
-
-
-def test_the_untrained_model_is_the_network_before_its_first_step(prepared, tmp_path):
-    write_untrained_model(inputs(prepared), tmp_path / "untrained")
-    torch.manual_seed(5)
-    expected = load_model(tmp_path / "untrained").network.state_dict()
-    write_untrained_model(inputs(prepared, seed=6), tmp_path / "other")
-    other = load_model(tmp_path / "other").network.state_dict()
-    assert any(not torch.equal(expected[name], other[name]) for name in expected)
 
 
 def test_config_goes_before_plan(prepared):
