@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medseg.config.sections import PositiveInt, Section, Size, Spacing
+from medseg.config.base import PositiveInt, Section, Size, Spacing
 
 
 class ChannelPlan(Section):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.config.sections import AugmentationSection
+from medseg.config.train_sections import AugmentationSection
 from medseg.training.sampling import PatchSource, Triple
 
 _AXES = "xyz"

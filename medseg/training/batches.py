@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg.config.sections import TrainSection
+from medseg.config.train_sections import TrainSection
 from medseg.preparation.plan import Plan
 from medseg.training.augmentation import augment_intensity, draw_spatial, in_plane_axis, mirror_axes, read_sample
-from medseg.training.loop import Batch
+from medseg.training.batch import Batch
 from medseg.training.sampling import PatchSource, draw_patch
 
 

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from medseg.config.sections import BudgetSection, ValidationSection
+from medseg.config.train_sections import BudgetSection, ValidationSection
 
 _LOG = logging.getLogger(__name__)
 _WARM_STEPS = 2

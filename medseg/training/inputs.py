@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medseg.config.loading import config_text
-from medseg.config.sections import Config, NetworkSection, PrepareSection, TrainSection
+from medseg.config.network_sections import NetworkSection
+from medseg.config.sections import Config, PrepareSection
+from medseg.config.train_sections import TrainSection
 from medseg.errors import InputError
 from medseg.manifest.cases import Case, Manifest
 from medseg.preparation.plan import Plan

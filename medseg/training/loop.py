@@ -9,25 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from medseg.config.sections import TrainSection
+from medseg.config.train_sections import TrainSection
 from medseg.errors import InputError
+from medseg.training.batch import Batch
 from medseg.training.losses import Loss, supervised_loss
 from medseg.training.schedule import learning_rate
 from medseg.training.state import TrainState
 
 _LOG = logging.getLogger(__name__)
 _MAX_SKIPPED = 20  # steps without a finite loss before a run is given up
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Patches of one step: ``images`` (B, C, ...) float32, ``classes`` (B, ...) uint8, and where they come from."""
-
-    images: Tensor
-    classes: Tensor
-    case_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)

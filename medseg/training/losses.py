@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.config.sections import LossSection
+from medseg.config.train_sections import LossSection
 
 IGNORED = 255
 """Class index of voxels that nobody labelled: they take no part in any loss."""

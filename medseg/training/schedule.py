@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from medseg.config.sections import OptimiserSection
+from medseg.config.train_sections import OptimiserSection
 
 
 def learning_rate(section: OptimiserSection, step: int, steps: int) -> float:

@@ -20,11 +20,12 @@ from medseg.networks.precision import choose_precision, precision_name
 from medseg.preparation.plan import Plan
 from medseg.preparation.store import StoredCase
 from medseg.training.augmentation import mirror_axes
+from medseg.training.batch import Batch
 from medseg.training.batches import BatchMaker, Prefetched
 from medseg.training.budget import planned_steps
 from medseg.training.identity import check_identity, identity_of
 from medseg.training.inputs import TrainingInputs, architecture_of
-from medseg.training.loop import Batch, EpochResult, fit, train_step
+from medseg.training.loop import EpochResult, fit, train_step
 from medseg.training.losses import build_loss
 from medseg.training.schedule import build_optimiser
 from medseg.training.state import Progress, TrainState, load_state, save_state

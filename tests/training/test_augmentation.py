@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config.sections import AugmentationSection
+from medseg.config.train_sections import AugmentationSection
 from medseg.training.augmentation import (
     SpatialDraw,
     augment_intensity,

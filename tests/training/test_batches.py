@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config.sections import TrainSection
+from medseg.config.train_sections import TrainSection
 from medseg.preparation.plan import ChannelPlan, Plan
 from medseg.training.batches import BatchMaker, Prefetched
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config.sections import BudgetSection, OptimiserSection, TrainSection
+from medseg.config.train_sections import BudgetSection, OptimiserSection, TrainSection
 from medseg.errors import DamagedFileError, InputError
 from medseg.networks.build import build_network
 from medseg.training.loop import Batch, fit

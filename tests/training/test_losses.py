@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from medseg.config.sections import LossSection
+from medseg.config.train_sections import LossSection
 from medseg.training.losses import build_loss, cross_entropy, soft_dice_loss, supervised_loss
 
 

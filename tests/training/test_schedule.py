@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medseg.config.sections import BudgetSection, OptimiserSection, ValidationSection
+from medseg.config.train_sections import BudgetSection, OptimiserSection, ValidationSection
 from medseg.training.budget import planned_steps
 from medseg.training.schedule import build_optimiser, learning_rate
 

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config.sections import (
-    BudgetSection,
-    OptimiserSection,
-    PrepareSection,
-    TrainSection,
-    UNetSection,
-    ValidationSection,
-)
+from medseg.config.network_sections import UNetSection
+from medseg.config.sections import PrepareSection
+from medseg.config.train_sections import BudgetSection, OptimiserSection, TrainSection, ValidationSection
 from medseg.durable import read_json, sha256_file
 from medseg.errors import ChangedError, InputError, ModelError
 from medseg.inference.model import load_model
