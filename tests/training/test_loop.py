@@ -8,7 +8,8 @@ import torch
 from medseg.config.train_sections import BudgetSection, OptimiserSection, TrainSection
 from medseg.errors import DamagedFileError, InputError
 from medseg.networks.build import build_network
-from medseg.training.loop import Batch, fit
+from medseg.training.batch import Batch
+from medseg.training.loop import fit
 from medseg.training.losses import build_loss
 from medseg.training.schedule import build_optimiser
 from medseg.training.state import Progress, TrainState, load_state, save_state
