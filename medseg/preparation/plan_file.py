@@ -78,5 +78,5 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_sha256(plan: Plan) -> str:
-    """SHA-256 of everything in the plan but its reasons."""
-    return sha256_json(plan.model_dump(mode="json", exclude={"reasons"}))
+    """SHA-256 of everything in the plan but what is only for information: its reasons and the alternatives."""
+    return sha256_json(plan.model_dump(mode="json", exclude={"reasons", "alternatives"}))

@@ -11,6 +11,7 @@ from medseg.durable import read_json, write_json
 from medseg.errors import ChangedError, InputError
 from medseg.manifest import Manifest
 from medseg.preparation.case import expand_channels
+from medseg.preparation.device_memory import device_memory_gb
 from medseg.preparation.facts import CaseFacts
 from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches
 from medseg.preparation.plan import Plan
@@ -33,11 +34,18 @@ def fingerprint_of(facts: Mapping[str, CaseFacts], good: Sequence[str]) -> Finge
 
 
 def settle_plan(
-    section: PrepareSection, manifest: Manifest, output: Path, fingerprint: Fingerprint, *, replan: bool
+    section: PrepareSection,
+    manifest: Manifest,
+    output: Path,
+    fingerprint: Fingerprint,
+    *,
+    replan: bool,
+    device: str | None = "cpu",
 ) -> tuple[Plan, list[str]]:
     """The plan that is there, with how far the data have moved from it, or a new one.
 
     ``fingerprint.json`` is written first and the plan names its checksum, so a kill between the two leaves no wrong pair.
+    ``device`` is what will train: a new plan is fitted to its memory where the section leaves that open.
 
     Raises:
         ChangedError: the plan that is there was made with other settings, channels or labels, and ``replan`` is False.
@@ -56,10 +64,26 @@ def settle_plan(
         labels=manifest.labels,
         ignore=manifest.ignore,
         section=section,
+        device_gb=device_memory_gb(device),
     )
     write_json(output / "fingerprint.json", {**fingerprint.plain(), "made_with": made_with})
     write_plan(output / "plan.yaml", plan)
     return plan, []
+
+
+def require_made_with(section: PrepareSection, manifest: Manifest, output: Path) -> None:
+    """Refuses prepared data whose plan was made with other settings than the config has now.
+
+    Patch and batch size may differ: what reads the prepared data takes them from the config.
+
+    Raises:
+        ChangedError: one line per difference.
+    """
+    if not (output / "fingerprint.json").is_file():  # prepared by other means, as tests do
+        return
+    free = ("prepare.patch_size_xyz", "prepare.batch_size")
+    now = {key: value for key, value in _made_with(section, manifest).items() if key not in free}
+    _must_be_made_with(read_json(output / "fingerprint.json").get("made_with"), now)
 
 
 def _made_with(section: PrepareSection, manifest: Manifest) -> dict[str, Any]:
@@ -75,8 +99,10 @@ def _made_with(section: PrepareSection, manifest: Manifest) -> dict[str, Any]:
 
 def _must_be_made_with(before: Any, now: Mapping[str, Any]) -> None:
     before = before if isinstance(before, dict) else {}
+    # A plan from before a setting existed was made with its default.
+    before = {f"prepare.{key}": value for key, value in PrepareSection().model_dump(mode="json").items()} | before
     faults = [
-        f"{key}: is {value}, but the plan was made with {before.get(key)}; give --replan, or set it back"
+        f"{key}: is {value}, but the plan was made with {before.get(key)}; give --replan to medseg prepare, or set it back"
         for key, value in now.items()
         if before.get(key) != value
     ]

@@ -72,22 +72,38 @@ def _axes_to_halve(spacing: Sequence[float], size: Sequence[float], keep_patch: 
     return halved
 
 
-def feature_map_values(*, topology: Topology, features: Sequence[int], classes: int, convolutions: int = 2) -> int:
-    """Values that one forward pass of a plain U-Net keeps for one patch: nnU-Net's measure of memory.
+def feature_map_values(
+    *,
+    topology: Topology,
+    features: Sequence[int],
+    classes: int,
+    convolutions: Sequence[int],
+    decoder_convolutions: Sequence[int],
+    residual: bool = False,
+) -> int:
+    """Values that one forward pass of a U-Net keeps for one patch: nnU-Net's measure of memory.
 
-    Counts every convolution's and transposed convolution's output and the scores at full size.
+    Counts the output of every convolution and transposed convolution and the scores at full size
+    (``compute_conv_feature_map_size`` of dynamic-network-architectures 0.4).
 
     Args:
         topology: strides and patch.
         features: channels per stage.
         classes: scores per voxel.
-        convolutions: per stage, in encoder and decoder.
+        convolutions: per encoder stage, or residual blocks where ``residual``.
+        decoder_convolutions: per decoder stage, the deepest first.
+        residual: a stem at full size, two convolutions per block, and a third on the skip path where a block changes
+            channels or size.
     """
-    voxels, size, total = [], list(topology.patch_size), 0
-    for stride, width in zip(topology.strides, features, strict=True):
+    voxels, size = [], list(topology.patch_size)
+    total = features[0] * math.prod(size) if residual else 0
+    before = features[0]
+    for stride, width, count in zip(topology.strides, features, convolutions, strict=True):
+        skip = width != before or any(s > 1 for s in stride)
         size = [n // s for n, s in zip(size, stride, strict=True)]
         voxels.append(math.prod(size))
-        total += convolutions * width * voxels[-1]
-    for width, count in zip(features[:-1], voxels[:-1], strict=True):
-        total += (convolutions + 1) * width * count
+        total += width * voxels[-1] * (2 * count + skip if residual else count)
+        before = width
+    for width, space, count in zip(features[:-1], voxels[:-1], decoder_convolutions[::-1], strict=True):
+        total += (count + 1) * width * space
     return total + classes * voxels[0]

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medseg.errors import GeometryError, ScanError
 from medseg.imaging import Volume, grid_difference
@@ -17,7 +18,18 @@ from medseg.preparation.case import (
 )
 from medseg.preparation.grid import Grid
 from tests.preparation.builders import plan_for
-from tests.synthetic import GRIDS, affine_of, centroid_mm, dice, rendered, reoriented, rotation, scan, write_scan
+from tests.synthetic import (
+    GRIDS,
+    affine_of,
+    centroid_mm,
+    dice,
+    rendered,
+    reoriented,
+    rotation,
+    scan,
+    scan_on,
+    write_scan,
+)
 
 
 def plan_of(made, spacing=None, **changes):
@@ -145,6 +157,62 @@ def test_native_orientation_leaves_the_axes():
     _, grid = prepare_image(made.volume, plan_for((1.4, 1.0, 0.7), orientation="native"))
     assert grid.permutation == (0, 1, 2)
     assert grid.prepared_shape == made.shape
+
+
+def slices_plan(axis, spacing, **changes):
+    patch = tuple(1 if a == axis else 32 for a in range(3))
+    stride = tuple(1 if a == axis else 2 for a in range(3))
+    return plan_for(
+        spacing,
+        dimensions=2,
+        through_plane_axis=axis,
+        patch_size_xyz=patch,
+        strides=((1, 1, 1), stride),
+        kernel_sizes=(tuple(1 if a == axis else 3 for a in range(3)),) * 2,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_in_2d_each_slice_of_a_volume_is_resampled_by_itself(axis):
+    made = scan("ras")  # 1 mm voxels
+    image, grid = prepare_image(made.volume, slices_plan(axis, (0.8, 0.8, 0.8)))
+    shape = tuple(n if a == axis else round(n / 0.8) for a, n in enumerate(made.shape))
+    assert image.shape == (1, *shape)
+    assert grid.prepared_spacing_xyz_mm[axis] == 1.0
+    for number in (0, 7, made.shape[axis] - 1):
+        before = np.take(made.image, number, axis).astype(np.float64)
+        wanted = tuple(n for a, n in enumerate(shape) if a != axis)
+        factors = [new / old for new, old in zip(wanted, before.shape, strict=True)]
+        expected = ndimage.zoom(before, factors, order=3, mode="nearest", grid_mode=True)
+        after = np.take(image[0], number, axis)
+        inside = (expected > before.min()) & (expected < before.max())  # cubic overshoot is clamped
+        np.testing.assert_allclose(after[inside], expected[inside], rtol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("name", ["ras", "oblique_flipped", "permuted_flipped", "anisotropic_oblique"])
+def test_in_2d_labels_of_volumes_come_back_on_the_scans_own_grid(name, axis):
+    made = scan(name)
+    own = own_spacing(made)
+    target = tuple(0.8 * s for s in own)
+    image, grid = prepare_image(made.volume, slices_plan(axis, target))
+    assert grid.prepared_shape[axis] == grid.cropped_shape[axis]
+    back = restore_classes(one_hot(prepare_labels(made.labels, grid)), grid)
+    assert back.shape == made.shape
+    for value in (1, 2):
+        assert dice(back, made.labels, value) >= 0.97
+    assert image.shape[1:] == grid.prepared_shape
+
+
+def test_in_2d_every_volume_keeps_its_own_distance_of_slices():
+    plan = slices_plan(2, (1.0, 1.0, 3.0))
+    for spacing, slices in (((2.0, 2.0, 1.5), 12), ((0.5, 0.5, 6.0), 5)):
+        made = scan_on((20, 24, slices), affine_of(spacing))
+        _, grid = prepare_image(made.volume, plan)
+        assert grid.prepared_shape == (round(20 * spacing[0]), round(24 * spacing[1]), slices)
+        assert grid.prepared_spacing_xyz_mm == (1.0, 1.0, spacing[2])
+        np.testing.assert_allclose(np.linalg.norm(grid.affine()[:3, :3], axis=0), (1, 1, spacing[2]))
 
 
 def test_nothing_is_changed_in_the_scan_that_was_given():

@@ -140,6 +140,91 @@ def test_an_empty_set_is_refused():
         plan(Fingerprint({}, False, ()))
 
 
+def test_slices_of_volumes_are_stacked_along_the_coarsest_axis():
+    # PET of the sarcoma set in small: voxels are longest in the plane, of equals nnU-Net's first is y
+    made = plan(fingerprint((35, 34, 62), (5.5, 5.5, 3.25), cases=41), configuration="2d")
+    assert (made.dimensions, made.through_plane_axis, made.slice_axis) == (2, 1, 1)
+    assert made.patch_size_xyz == (40, 1, 64)
+    assert made.spacing_xyz_mm == (5.5, 5.5, 3.25)
+    assert set(made.strides[1:]) == {(2, 1, 2)}
+    assert set(made.kernel_sizes) == {(3, 1, 3)}
+    assert made.batch_dice
+    assert set(made.alternatives) == {"3d_fullres"}
+    with pytest.raises(ConfigError, match=r"prepare.patch_size_xyz: is \[40, 40, 1\], expected 1 along y"):
+        plan(fingerprint((35, 34, 62), (5.5, 5.5, 3.25)), configuration="2d", patch_size_xyz=(40, 40, 1))
+
+
+def test_through_the_plane_of_slices_the_median_stands_and_not_the_tenth_percentile():
+    thick = {f"c{i}": CaseGeometry((250, 250, 10), (1.5, 1.5, z), 1.0) for i, z in enumerate([5.0] * 2 + [10.0] * 8)}
+    made = plan(Fingerprint(thick, False, (None,)), configuration="2d")
+    assert made.spacing_xyz_mm == (1.5, 1.5, 10.0)
+    assert made.median_shape_xyz == (250, 250, 10)
+    assert made.patch_size_xyz[2] == 1
+    assert "10th percentile" not in made.reasons["spacing_xyz_mm"]
+    assert made.alternatives["3d_fullres"].spacing_xyz_mm == (1.5, 1.5, 5.0)
+
+
+def test_the_low_resolution_holds_a_quarter_of_a_large_scan():
+    made = plan(fingerprint((512, 512, 400), (0.8, 0.8, 1.0), cases=100), configuration="3d_lowres")
+    assert made.configuration == "3d_lowres"
+    assert made.cascade
+    assert not made.batch_dice
+    assert np.prod(made.patch_size_xyz) / np.prod(made.median_shape_xyz) >= 0.25
+    assert min(made.spacing_xyz_mm) > 1.0
+    assert set(made.alternatives) == {"2d", "3d_fullres"}
+    assert made.alternatives["3d_fullres"].batch_dice
+    with pytest.raises(
+        ConfigError, match=r"prepare\.configuration: is 3d_lowres, but a full-resolution patch holds much"
+    ):
+        plan(configuration="3d_lowres")
+    given = plan(configuration="3d_lowres", spacing_xyz_mm=(2.0, 2.0, 2.0))
+    assert given.spacing_xyz_mm == (2.0, 2.0, 2.0)
+
+
+def test_pictures_have_no_third_dimension():
+    with pytest.raises(ConfigError, match=r"prepare\.configuration: is 3d_fullres, expected 2d or auto"):
+        plan(fingerprint((64, 64, 1), planar=True), configuration="3d_fullres")
+
+
+def test_memory_is_the_configs_else_the_presets_or_what_the_device_has():
+    def made(device_gb=None, **section):
+        return make_plan(
+            fingerprint((400, 400, 400), cases=100), channels=[Channel(name="MR")], labels=LABELS, ignore=None,
+            section=PrepareSection(**section), device_gb=device_gb,
+        )  # fmt: skip
+
+    large, small = made(device_gb=80.0, preset="resenc_l"), made(device_gb=6.0, preset="resenc_l")
+    assert (large.memory_gb, small.memory_gb) == (24.0, 6.0)
+    assert np.prod(small.patch_size_xyz) < np.prod(large.patch_size_xyz)
+    assert "the device has only 6 GB" in small.reasons["memory_gb"]
+    assert made(device_gb=6.0, memory_gb=12.0).memory_gb == 12.0
+    assert large.residual
+    assert large.convolutions[:5] == (1, 3, 4, 6, 6)
+    assert set(large.decoder_convolutions) == {1}
+    with pytest.raises(ConfigError, match=r"prepare\.memory_gb: is too little"):
+        made(memory_gb=1e-7)
+
+
+def test_normalisation_can_be_given_by_channel():
+    made = plan(fingerprint(channels=2), channels=("T1", "T2"), normalisation={"T2": "range"}, mask_normalisation=True)
+    assert [(c.scheme, c.use_mask) for c in made.channels] == [("zscore", True), ("range", False)]
+    with pytest.raises(ConfigError, match=r"prepare\.normalisation: names PD, expected of T1, T2"):
+        plan(fingerprint(channels=2), channels=("T1", "T2"), normalisation={"PD": "range"})
+
+
+def test_a_plan_from_before_the_newer_fields_still_loads(tmp_path):
+    newer = ("configuration", "preset", "memory_gb", "through_plane_axis", "residual", "convolutions",
+             "decoder_convolutions", "cascade", "alternatives")  # fmt: skip
+    made = plan()
+    text = plan_text(made.model_copy(update={"alternatives": {}}))
+    kept = [line for line in text.splitlines() if not line.startswith(tuple(f"{name}:" for name in newer))]
+    (tmp_path / "plan.yaml").write_text("\n".join(kept) + "\n")
+    old = read_plan(tmp_path / "plan.yaml")
+    assert old.configuration is None
+    assert (old.convolutions, old.preset, old.residual) == ((), "plain", False)
+    assert old.patch_size_xyz == made.patch_size_xyz
+
+
 def test_every_decision_has_its_reason():
     made = plan()
     decided = set(Plan.model_fields) - {
@@ -179,7 +264,15 @@ def test_a_given_patch_stays():
 def test_feature_map_values_counted_by_hand():
     topology = Topology(((1, 1), (2, 2)), ((3, 3), (3, 3)), (4, 4))
     # encoder 2*8*16 + 2*16*4, decoder 2 convolutions and 1 transposed of 8*16, scores 3*16
-    assert feature_map_values(topology=topology, features=(8, 16), classes=3) == 256 + 128 + 384 + 48
+    plain = feature_map_values(
+        topology=topology, features=(8, 16), classes=3, convolutions=(2, 2), decoder_convolutions=(2,)
+    )
+    assert plain == 256 + 128 + 384 + 48
+    # stem 8*16; a block of 2 convolutions; 3 blocks at 16*4 of which the first has a skip convolution; decoder 1 + 1
+    residual = feature_map_values(
+        topology=topology, features=(8, 16), classes=3, convolutions=(1, 3), decoder_convolutions=(1,), residual=True
+    )
+    assert residual == 128 + 256 + (2 * 3 + 1) * 64 + 256 + 48
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -195,7 +288,7 @@ def test_the_plan_file_reads_back_with_its_reasons(tmp_path):
 
 def test_the_plans_checksum_is_not_of_its_reasons():
     made = plan()
-    assert plan_sha256(made) == plan_sha256(made.model_copy(update={"reasons": {}}))
+    assert plan_sha256(made) == plan_sha256(made.model_copy(update={"reasons": {}, "alternatives": {}}))
     assert plan_sha256(made) != plan_sha256(made.model_copy(update={"batch_size": 8}))
 
 

@@ -8,13 +8,13 @@ import pytest
 from medseg.errors import DamagedFileError, InputError
 from medseg.preparation.locations import sample_locations
 from medseg.preparation.store import PreparedData, StoredCase, case_path
-from medseg.preparation.writing import write_case
+from medseg.preparation.writing import chunk_for, write_case
 from tests.preparation.builders import plain_grid
 
 SHAPES = [(35, 50, 36), (70, 1, 33), (150, 130, 1), (1, 1, 1)]
 
 
-def make(tmp_path, shape=(35, 50, 36), *, dtype="float32", labels=True, seed=0, channels=2, share=0.2):
+def make(tmp_path, shape=(35, 50, 36), *, dtype="float32", labels=True, seed=0, channels=2, share=0.2, slice_axis=None):
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(channels, *shape)).astype(np.float32)
     image[:, : shape[0] // 2] = 0.25  # chunks of one value are stored as that value
@@ -29,14 +29,15 @@ def make(tmp_path, shape=(35, 50, 36), *, dtype="float32", labels=True, seed=0, 
         grid=plain_grid(shape),
         locations={} if classes is None else sample_locations(classes, case_id="a"),
         dtype=dtype,
+        slice_axis=slice_axis,
     )
     return StoredCase("a", path), image, classes
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "slice_axis"), [*((s, None) for s in SHAPES), ((35, 50, 36), 1), ((150, 9, 140), 1)])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_patch_anywhere_is_the_array_padded_with_zeros(tmp_path, shape, dtype):
-    case, image, labels = make(tmp_path, shape, dtype=dtype)
+def test_a_patch_anywhere_is_the_array_padded_with_zeros(tmp_path, shape, slice_axis, dtype):
+    case, image, labels = make(tmp_path, shape, dtype=dtype, slice_axis=slice_axis)
     expected = image.astype(dtype).astype(np.float32)
     whole = case.read_all()
     assert np.array_equal(whole.image, expected)
@@ -118,6 +119,35 @@ def test_a_flipped_bit_elsewhere_does_not_disturb_a_patch(tmp_path):
     assert np.array_equal(
         StoredCase("a", case.path).read_patch((60, 0, 0), (20, 20, 20)).image, image[:, 60:80, :20, :20]
     )
+
+
+@pytest.mark.parametrize(
+    ("axis", "chunk"), [(0, (1, 75, 70)), (1, (70, 1, 70)), (2, (70, 75, 1)), (None, (28, 30, 28))]
+)
+def test_chunks_of_a_stack_of_slices_lie_in_one_slice(axis, chunk):
+    shape = (140, 150, 140)
+    assert chunk_for(shape, axis) == chunk
+    flat = tuple(1 if a == axis else n for a, n in enumerate(shape))
+    assert chunk_for(flat, axis) == chunk
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_is_read_without_its_neighbours(tmp_path, axis):
+    case, image, _ = make(tmp_path, (24, 20, 22), channels=1, labels=False, slice_axis=axis)
+    data = bytearray(case.path.read_bytes())
+    wanted = 5
+    for number, row in enumerate(case._table):
+        if case._image_layout.box(number)[axis].start != wanted:
+            data[int(row["offset"])] ^= 1
+    case.path.write_bytes(data)
+    start = tuple(wanted if a == axis else -2 for a in range(3))
+    size = tuple(1 if a == axis else 30 for a in range(3))
+    patch = StoredCase("a", case.path).read_patch(start, size)
+    read = np.take(patch.image[0], 0, axis)[2:][:, 2:]
+    expected = np.take(image[0], wanted, axis)
+    assert np.array_equal(read[: expected.shape[0], : expected.shape[1]], expected)
+    with pytest.raises(DamagedFileError, match="does not have its checksum"):
+        StoredCase("a", case.path).read_all()
 
 
 @pytest.mark.parametrize("change", ["cut", "tail", "gone", "empty", "longer"])
