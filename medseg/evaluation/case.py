@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from medseg.evaluation.overlap import BoolArray
 from medseg.evaluation.pair import MaskPair, Situation, image_diagonal_mm
 from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.registry import METRICS
-from medseg.imaging import LabelMap, grid_difference, read_label_map, spacing_xyz_mm, to_classes
+from medseg.imaging import LabelMap, Regions, grid_difference, read_label_map, regions_of, spacing_xyz_mm, to_classes
 from medseg.imaging.labels import IGNORE
 from medseg.imaging.volume import Affine
 
@@ -41,12 +41,14 @@ class CaseTask:
         case_id: names the case in messages and rows.
         prediction, reference: the two label maps.
         protocol: how to score them.
+        labelled: names of the classes that the reference was labelled for; None for all of them.
     """
 
     case_id: str
     prediction: FileState
     reference: FileState
     protocol: Protocol
+    labelled: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class ClassScores:
 
 
 def score_case(task: CaseTask) -> tuple[ClassScores, ...]:
-    """Reads both label maps and scores every class but the background, in the order of the labels.
+    """Reads both label maps and scores every class but the background that was looked for, in the order of the labels.
 
     Raises:
         GeometryError: the two grids differ, or their axes are not at right angles.
@@ -82,7 +84,8 @@ def score_case(task: CaseTask) -> tuple[ClassScores, ...]:
     for name, state in (("prediction", task.prediction), ("reference", task.reference)):
         if file_stamp(state.path) != state.stamp:
             raise ScanError(f"{task.case_id}: {name} changed while it was read, expected it to stay; run again")
-    return score_label_maps(prediction, reference, protocol=task.protocol, name=task.case_id)
+    rows = score_label_maps(prediction, reference, protocol=task.protocol, name=task.case_id)
+    return rows if task.labelled is None else tuple(row for row in rows if row.class_name in task.labelled)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -124,6 +127,7 @@ def score_label_maps(
         spacing_xyz_mm=spacing,
         class_names=tuple(protocol.labels),
         tolerance_mm=protocol.tolerance_mm,
+        regions=regions_of(protocol.labels),
     )
 
 
@@ -146,6 +150,7 @@ def score_classes(
     spacing_xyz_mm: tuple[float, float, float],
     class_names: tuple[str, ...],
     tolerance_mm: Mapping[str, float],
+    regions: Regions | None = None,
 ) -> tuple[ClassScores, ...]:
     """Scores class indices 1 to K-1 of two arrays on one grid; what every other entry ends in.
 
@@ -155,17 +160,23 @@ def score_classes(
         spacing_xyz_mm: voxel size.
         class_names: K names, background first.
         tolerance_mm: NSD's tolerance per class name.
+        regions: where classes overlap; indices are combinations of them then, and each region is scored as a whole.
     """
     voxel_volume_mm3 = math.prod(spacing_xyz_mm)
     prediction, reference, spacing = _squeezed(prediction, reference, spacing_xyz_mm)
     diagonal_mm = image_diagonal_mm(reference.shape, spacing)
-    boxes = zip(_boxes(prediction, len(class_names)), _boxes(reference, len(class_names)), strict=True)
+    members = {
+        name: (index,) if regions is None else regions.indices_of(name)
+        for index, name in enumerate(class_names[1:], start=1)
+    }
+    highest = max(max(indices) for indices in members.values())
+    boxes = [_boxes(array, highest) for array in (prediction, reference)]
     rows = []
-    for index, (name, (box_p, box_r)) in enumerate(zip(class_names[1:], boxes, strict=True), start=1):
-        box = _union(box_p, box_r, prediction.ndim)
+    for name, indices in members.items():
+        box = _union([found[index - 1] for found in boxes for index in indices], prediction.ndim)
         pair = MaskPair(
-            prediction[box] == index,
-            reference[box] == index,
+            _mask(prediction[box], indices),
+            _mask(reference[box], indices),
             spacing_mm=spacing,
             tolerance_mm=tolerance_mm[name],
             voxel_volume_mm3=voxel_volume_mm3,
@@ -193,17 +204,25 @@ def _long_axes(shape: tuple[int, ...]) -> tuple[list[int], tuple[slice | int, ..
     return kept, tuple(slice(None) if axis in kept else 0 for axis in range(len(shape)))
 
 
-def _boxes(classes: ClassArray, class_count: int) -> list[tuple[slice, ...] | None]:
+def _boxes(classes: ClassArray, highest: int) -> list[tuple[slice, ...] | None]:
     """The bounding box of each class from 1 on, None where it has no voxel; one pass over the array."""
     from scipy.ndimage import find_objects
 
-    return list(find_objects(classes, max_label=class_count - 1))
+    return list(find_objects(classes, max_label=highest))
 
 
-def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None, rank: int) -> tuple[slice, ...]:
-    if a is None or b is None:
-        return a or b or (slice(0, 0),) * rank
-    return tuple(slice(min(one.start, two.start), max(one.stop, two.stop)) for one, two in zip(a, b, strict=True))
+def _union(boxes: Sequence[tuple[slice, ...] | None], rank: int) -> tuple[slice, ...]:
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return (slice(0, 0),) * rank
+    return tuple(slice(min(box[a].start for box in found), max(box[a].stop for box in found)) for a in range(rank))
+
+
+def _mask(classes: ClassArray, indices: Sequence[int]) -> BoolArray:
+    mask: BoolArray = classes == indices[0]
+    for index in indices[1:]:
+        mask |= classes == index
+    return mask
 
 
 def _row(class_name: str, pair: MaskPair) -> ClassScores:

@@ -68,7 +68,11 @@ def manifest_pairs(
         reason = next(iter(faults.values()), "none of the cases has a label")
         raise InputError(f"{manifest.path.name}: no reference can be read ({reason}); expected labels to score against")
     known = [case.id for case in cases]
-    found = match_references(predictions, references, known=known)
+    labelled = {case.id: case.labelled for case in cases}
+    found = (
+        replace(pair, labelled=labelled.get(pair.case_id))
+        for pair in match_references(predictions, references, known=known)
+    )
     broken = (CasePaths(case_id=i, prediction=None, reference=None, fault=fault) for i, fault in faults.items())
     return tuple(sorted((*found, *broken), key=lambda pair: pair.case_id))
 

@@ -17,21 +17,26 @@ def parse_labels(text: str, *, ignore: int | None = None) -> dict[str, tuple[int
         ignore: a value that no class may have.
 
     Raises:
-        UsageError: a part is no such pair, or a name or value comes twice.
+        UsageError: a part is no such pair, a name comes twice, or two names have the same values.
     """
     labels: dict[str, tuple[int, ...]] = {}
     taken: dict[int, str] = {} if ignore is None else {ignore: "--ignore"}
     for name, values in _pairs(text, "--labels"):
         numbers = tuple(_whole(value, name) for value in values.split("+"))
         for number in numbers:
-            if number in taken:
+            if number in taken and not _may_share(numbers, labels.get(taken[number], (0,))):
                 raise UsageError(f"--labels: {name} has the value {number} of {taken[number]}, expected one of its own")
-            taken[number] = name
+            taken.setdefault(number, name)
         labels[name] = numbers
     background = taken.get(0, _BACKGROUND)
     if 0 not in taken and _BACKGROUND in labels:
         raise UsageError(f"--labels: {_BACKGROUND} is {labels[_BACKGROUND][0]}, expected it to have the value 0")
     return {background: labels.pop(background, (0,)), **labels}
+
+
+def _may_share(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Regions may overlap (whole=1+2,core=2); labels of the same values, or of the background's, are a slip."""
+    return set(one) != set(other) and 0 not in one and 0 not in other
 
 
 def parse_tolerance(text: str) -> float | dict[str, float]:

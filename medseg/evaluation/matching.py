@@ -26,12 +26,14 @@ class CasePaths:
         case_id: the stem, or the manifest's id.
         prediction, reference: label maps.
         fault: why it can't be scored, where that was known beforehand.
+        labelled: names of the classes that the reference was labelled for; None for all of them.
     """
 
     case_id: str
     prediction: Path | None
     reference: Path | None
     fault: str | None = None
+    labelled: tuple[str, ...] | None = None
 
 
 def label_files(folder: Path) -> dict[str, Path]:

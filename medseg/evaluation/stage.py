@@ -32,6 +32,7 @@ _CASE_FORMAT = 1
 
 Files = tuple[FileState, FileState]
 Rows = tuple[ClassScores, ...]
+Labelled = tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +86,16 @@ def run_evaluate(cases: CaseSet, *, output: Path, processes: int | None = None) 
         store = _RowStore(output / "cases", settings_sha256(protocol))
         remove_stale_temporaries(output)
         files, failed = _hash_all(cases.pairs)
-        rows = {case_id: kept for case_id in files if (kept := store.read(case_id, files[case_id])) is not None}
+        labelled = {pair.case_id: pair.labelled for pair in cases.pairs}
+        found = {case_id: store.read(case_id, files[case_id], labelled[case_id]) for case_id in files}
+        rows = {case_id: kept for case_id, kept in found.items() if kept is not None}
         kept_count = len(rows)
         waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
-        for outcome in _score_all(waiting, protocol, processes, done=kept_count):
+        for outcome in _score_all(waiting, labelled, protocol, processes, done=kept_count):
             if outcome.value is None:
                 failed[outcome.case_id] = " ".join(str(outcome.error).split())
             else:
-                store.write(outcome.case_id, files[outcome.case_id], outcome.value)
+                store.write(outcome.case_id, files[outcome.case_id], labelled[outcome.case_id], outcome.value)
                 rows[outcome.case_id] = outcome.value
         scores = Scores(
             name=cases.name,
@@ -135,10 +138,24 @@ def _hashed(path: Path, case_id: str) -> FileState:
 
 
 def _score_all(
-    files: Mapping[str, Files], protocol: Protocol, processes: int | None, *, done: int
+    files: Mapping[str, Files],
+    labelled: Mapping[str, Labelled],
+    protocol: Protocol,
+    processes: int | None,
+    *,
+    done: int,
 ) -> Iterator[Outcome[Rows]]:
     tasks = [
-        (case_id, CaseTask(case_id=case_id, prediction=prediction, reference=reference, protocol=protocol))
+        (
+            case_id,
+            CaseTask(
+                case_id=case_id,
+                prediction=prediction,
+                reference=reference,
+                protocol=protocol,
+                labelled=labelled[case_id],
+            ),
+        )
         for case_id, (prediction, reference) in sorted(files.items())
     ]
     if processes is None:
@@ -159,19 +176,25 @@ class _RowStore:
     def _path(self, case_id: str) -> Path:
         return self._folder / f"{case_id}.json"
 
-    def _key(self, files: Files) -> str:
-        return sha256_json([_CASE_FORMAT, self._settings, files[0].sha256, files[1].sha256])
+    def _key(self, files: Files, labelled: Labelled) -> str:
+        partly = [] if labelled is None else [list(labelled)]
+        return sha256_json([_CASE_FORMAT, self._settings, files[0].sha256, files[1].sha256, *partly])
 
-    def write(self, case_id: str, files: Files, rows: Rows) -> None:
+    def write(self, case_id: str, files: Files, labelled: Labelled, rows: Rows) -> None:
         plain = [asdict(row) for row in rows]
-        content = {"format": _CASE_FORMAT, "key": self._key(files), "rows": plain, "rows_sha256": sha256_json(plain)}
+        content = {
+            "format": _CASE_FORMAT,
+            "key": self._key(files, labelled),
+            "rows": plain,
+            "rows_sha256": sha256_json(plain),
+        }
         write_json(self._path(case_id), content)
 
-    def read(self, case_id: str, files: Files) -> Rows | None:
+    def read(self, case_id: str, files: Files, labelled: Labelled) -> Rows | None:
         """The case's rows, or None where there are none, or they are of something else or damaged."""
         try:
             content = read_json(self._path(case_id))
-            if content["key"] != self._key(files) or content["rows_sha256"] != sha256_json(content["rows"]):
+            if content["key"] != self._key(files, labelled) or content["rows_sha256"] != sha256_json(content["rows"]):
                 return None
             return tuple(_row(plain) for plain in content["rows"])
         except (InputError, KeyError, TypeError, ValueError):

@@ -21,12 +21,14 @@ from medseg.imaging.geometry import (
 from medseg.imaging.labels import IGNORE, from_classes, to_classes
 from medseg.imaging.limits import Limits
 from medseg.imaging.reading import read_header, read_label_map, read_volume
+from medseg.imaging.regions import Regions, index_labels, regions_of
 from medseg.imaging.regridding import resample_labels_to_grid, resample_to_grid
 from medseg.imaging.resampling import (
     resample_image,
     resample_labels,
     resampled_shape,
     scores_to_classes,
+    scores_to_sets,
     separate_axis,
 )
 from medseg.imaging.volume import Header, LabelMap, Volume
@@ -40,6 +42,7 @@ __all__ = [
     "Header",
     "LabelMap",
     "Limits",
+    "Regions",
     "Volume",
     "apply_axes",
     "changed_affine",
@@ -48,12 +51,14 @@ __all__ = [
     "cropped_affine",
     "from_classes",
     "grid_difference",
+    "index_labels",
     "is_scan",
     "orientation_code",
     "ras_change",
     "read_header",
     "read_label_map",
     "read_volume",
+    "regions_of",
     "resample_image",
     "resample_labels",
     "resample_labels_to_grid",
@@ -61,6 +66,7 @@ __all__ = [
     "resampled_shape",
     "resized_affine",
     "scores_to_classes",
+    "scores_to_sets",
     "separate_axis",
     "spacing_xyz_mm",
     "suffix_of",

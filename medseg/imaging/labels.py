@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import LabelError
+from medseg.imaging.regions import index_labels
 from medseg.imaging.volume import LabelArray, LabelMap
 
 IGNORE = 255
@@ -20,7 +21,7 @@ _MAX_LISTED = 8
 def to_classes(
     label_map: LabelMap, labels: Mapping[str, tuple[int, ...]], *, ignore: int | None, name: str
 ) -> npt.NDArray[np.uint8]:
-    """Class indices of a label map: the k-th name's values become k.
+    """Class indices of a label map: the k-th name's values become k; where labels overlap, the k-th combination's.
 
     Args:
         label_map: raw file values (X, Y, Z).
@@ -34,6 +35,7 @@ def to_classes(
     Raises:
         LabelError: a voxel has a value that is neither in ``labels`` nor ``ignore``; the message lists values and counts.
     """
+    labels = index_labels(labels)
     if len(labels) > _UNKNOWN:
         raise LabelError(f"{name}: has {len(labels)} classes, expected at most {_UNKNOWN}; merge some")
     class_of = {int(value): index for index, values in enumerate(labels.values()) for value in values}
@@ -106,7 +108,7 @@ def _unknown_message(found: LabelArray, class_of: Mapping[int, int], name: str) 
 
 
 def from_classes(array: npt.NDArray[np.integer], labels: Mapping[str, tuple[int, ...]]) -> LabelArray:
-    """File values of class indices: the first value of each class.
+    """File values of class indices: the first value of each class, or combination of overlapping ones.
 
     Returns:
         An array of ``array``'s shape in the smallest type that holds every class's value, unsigned where none is negative.
@@ -114,7 +116,7 @@ def from_classes(array: npt.NDArray[np.integer], labels: Mapping[str, tuple[int,
     Raises:
         LabelError: an index is outside 0 to K-1.
     """
-    first = [int(values[0]) for values in labels.values()]
+    first = [int(values[0]) for values in index_labels(labels).values()]
     highest = int(array.max()) if array.size else 0
     lowest = int(array.min()) if array.size else 0
     if highest >= len(first) or lowest < 0:

@@ -10,7 +10,7 @@ All arrays go in and come out with axes (X, Y, Z) last; outputs are C-contiguous
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -118,6 +118,53 @@ def scores_to_classes(
     """
     readers: list[_ReadRows] = [_rows_of_scores(channel) for channel in scores]
     return _slabwise(readers, list(range(len(readers))), scores.shape[1:], shape, separate_axis, slab=slab)
+
+
+def scores_to_sets(
+    scores: npt.NDArray[np.floating], shape: Shape, *, separate_axis: int | None = None, slab: int = 16
+) -> npt.NDArray[np.uint16]:
+    """Linear resampling of the logits (R, X, Y, Z) of overlapping regions to ``shape``, and which are above 0 there.
+
+    As `scores_to_classes`, but any number of regions may hold a voxel. R is at most 16.
+
+    Returns:
+        (X, Y, Z) uint16 of ``shape``: bit r is set where the r-th logit is above 0.
+    """
+    result = np.zeros(shape, np.uint16)
+    old_shape = scores.shape[1:]
+    matrices = [_matrix(old_shape[axis], shape[axis], _order(axis, 1, separate_axis)) for axis in range(3)]
+    blocks = _axis_blocks(old_shape, shape, 1, separate_axis)
+    for start in range(0, shape[0], slab):
+        stop = min(start + slab, shape[0])
+        low, high = _band(matrices[0][start:stop])
+        along_x = _blocks_of(matrices[0][start:stop, low:high])
+        current = np.empty((stop - start, *shape[1:]), np.float32)
+        for region, channel in enumerate(scores):
+            rows = np.ascontiguousarray(channel[low:high], np.float32)
+            _apply(rows, current, [along_x, blocks[1], blocks[2]])
+            result[start:stop] |= (current > 0).astype(np.uint16) << np.uint16(region)
+    return result
+
+
+def resampled_scores(
+    scores: npt.NDArray[np.floating], shape: Shape, *, separate_axis: int | None = None, slab: int = 16
+) -> Iterator[FloatArray]:
+    """Linear resampling of class scores (K, X, Y, Z) to ``shape``, as `scores_to_classes` does it, in slabs.
+
+    Yields:
+        (K, n, Y, Z) float32: the next ``slab`` planes along x, fewer at the end; new memory each time.
+    """
+    old_shape = scores.shape[1:]
+    matrix = _matrix(old_shape[0], shape[0], _order(0, 1, separate_axis))
+    blocks = _axis_blocks(old_shape, shape, 1, separate_axis)
+    for start in range(0, shape[0], slab):
+        stop = min(start + slab, shape[0])
+        low, high = _band(matrix[start:stop])
+        along_x = _blocks_of(matrix[start:stop, low:high])
+        result = np.empty((len(scores), stop - start, *shape[1:]), np.float32)
+        for target, channel in zip(result, scores, strict=True):
+            _apply(np.ascontiguousarray(channel[low:high], np.float32), target, [along_x, blocks[1], blocks[2]])
+        yield result
 
 
 _ReadRows = Callable[[int, int], "FloatArray | None"]

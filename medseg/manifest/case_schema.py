@@ -12,7 +12,7 @@ from medseg.manifest.cases import Case
 from medseg.manifest.faults import OTHER_NAMES, PLAIN_NAME, PLAIN_TEXT, Faults
 from medseg.manifest.paths import path_fault
 
-CASE_KEYS = ("id", "patient", "image", "label", "fold")
+CASE_KEYS = ("id", "patient", "image", "label", "fold", "labelled")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -35,6 +35,7 @@ class CaseParser:
 
     faults: Faults
     channel_count: int
+    class_names: tuple[str, ...] = ()
     seen: dict[str, str] = field(default_factory=dict)
 
     def parse(self, raw: RawCase, *, testing: bool) -> Case | None:
@@ -53,11 +54,18 @@ class CaseParser:
         labels = () if label is None else self._paths(label, "label", where)
         fold = self._fold(values.get("fold"), where, testing=testing)
         patient = self._patient(values.get("patient"), where)
+        labelled = self._labelled(values.get("labelled"), where, has_label=bool(labels))
         extra = self._extra(values, where)
         if len(self.faults.lines) > before:
             return None
         return Case(
-            id=str(case_id), patient=patient or str(case_id), images=images, labels=labels, fold=fold, extra=extra
+            id=str(case_id),
+            patient=patient or str(case_id),
+            images=images,
+            labels=labels,
+            fold=fold,
+            labelled=labelled,
+            extra=extra,
         )
 
     def _check_id(self, case_id: Any, place: str, where: str) -> None:
@@ -95,6 +103,23 @@ class CaseParser:
                 where, f"fold is {value} in a testing case, expected none; testing cases take part in no fold"
             )
         return value
+
+    def _labelled(self, value: Any, where: str, *, has_label: bool) -> tuple[str, ...] | None:
+        """Classes that were looked for, in the order of the labels; None for all of them."""
+        if value is None:
+            return None
+        known = self.class_names[1:]
+        names = value if isinstance(value, list) else [value]
+        if strangers := [name for name in names if name not in known]:
+            rule = f"names of classes without background ({', '.join(known)})"
+            self.faults.add(where, f"labelled has {strangers[0]!r:.60}, expected {rule}")
+        elif not names or len(set(names)) < len(names):
+            self.faults.add(
+                where, "labelled is empty or names a class twice, expected each class that was looked for once"
+            )
+        elif not has_label:
+            self.faults.add(where, "labelled is given without a label, expected both or neither")
+        return None if set(names) == set(known) else tuple(name for name in known if name in names)
 
     def _patient(self, value: Any, where: str) -> str:
         """The patient's name; empty where none is given, as it is the id then."""

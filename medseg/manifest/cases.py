@@ -17,6 +17,7 @@ class Case:
         images: one relative POSIX path for all channels, or one per channel (a DICOM series is its folder).
         labels: relative paths of label maps, one per rater; empty where the case has none.
         fold: cross-validation fold in which this case validates, None where no split was made.
+        labelled: names of the classes that were looked for in this case, without background; None where all were.
         extra: any further column (site, scanner, sex, ...), as text.
     """
 
@@ -25,6 +26,7 @@ class Case:
     images: tuple[str, ...]
     labels: tuple[str, ...] = ()
     fold: int | None = None
+    labelled: tuple[str, ...] | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -45,6 +47,7 @@ class Manifest:
         channels: in the order of a case's images (or of one file's channels).
         labels: class name to the value or values it has in the label files. Background comes first and is class 0.
             Class k of everything inside medseg is the k-th name; masks are written with the class's first value.
+            A value of several names makes them overlapping regions (``medseg.imaging.regions``).
         ignore: value of voxels that nobody labelled, or None.
         training, testing: cases; only ``training`` takes part in fingerprints and folds.
         path: the file it was read from.

@@ -14,7 +14,8 @@ Rows whose first cell begins with ``#`` come first and say what JSON says outsid
 
 Then one header row and one row a case. Images are in the column ``image`` (one file with all channels, named by
 ``#channel`` rows) or in one column ``image_<channel>`` a channel; labels in ``label`` or, for several raters, in
-``label_<rater>``. ``split`` is ``training`` (also when empty) or ``testing``. Every cell is text: 001 stays 001.
+``label_<rater>``. ``labelled`` names the classes that were looked for, with ``|`` between. ``split`` is ``training`` (also
+when empty) or ``testing``. Every cell is text: 001 stays 001.
 """
 
 from __future__ import annotations
@@ -262,8 +263,14 @@ def _case_values(cells: Mapping[str, str], where: str, faults: Faults) -> dict[s
         values["label"] = raters
     for column, cell in cells.items():
         if cell and not column.startswith(("image_", "label_")):
-            values[column] = _number(cell) if column == "fold" else cell
+            values[column] = _cell_value(column, cell)
     return values
+
+
+def _cell_value(column: str, cell: str) -> Any:
+    if column == "labelled":
+        return [name.strip() for name in cell.split("|")]
+    return _number(cell) if column == "fold" else cell
 
 
 def write_csv_manifest(manifest: Manifest, path: Path) -> None:
@@ -305,7 +312,8 @@ def _written_columns(manifest: Manifest, path: Path) -> list[str]:
     for key in extra:
         if key == "split" or key.startswith(("#", "image_", "label_")) or key != key.strip():
             raise ManifestError([f"{path.name}: column {key!r} has another meaning in CSV; rename it or save as .json"])
-    return ["id", "patient", *images, *labels, "fold", *(["split"] if manifest.testing else []), *extra]
+    partial = ["labelled"] if any(case.labelled is not None for case in cases) else []
+    return ["id", "patient", *images, *labels, "fold", *partial, *(["split"] if manifest.testing else []), *extra]
 
 
 def _written_values(case: Case, columns: Sequence[str], split: str) -> dict[str, Any]:
@@ -315,4 +323,5 @@ def _written_values(case: Case, columns: Sequence[str], split: str) -> dict[str,
     values |= dict(zip(image_columns, case.images, strict=True))
     values |= dict(zip(label_columns, case.labels, strict=False))
     values["fold"] = "" if case.fold is None else case.fold
+    values["labelled"] = "" if case.labelled is None else "|".join(case.labelled)
     return values | {key: value for key, value in case.extra.items() if key not in CASE_KEYS}

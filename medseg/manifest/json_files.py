@@ -62,6 +62,8 @@ def case_values(case: Case) -> dict[str, Any]:
         values["label"] = _one_or_list(case.labels)
     if case.fold is not None:
         values["fold"] = case.fold
+    if case.labelled is not None:
+        values["labelled"] = list(case.labelled)
     return values | dict(case.extra)
 
 

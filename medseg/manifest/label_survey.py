@@ -81,5 +81,8 @@ def guessed_labels(survey: LabelSurvey) -> dict[str, tuple[int, ...]]:
 
 def class_strata(survey: LabelSurvey, labels: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
     """Case id to the classes present in its labels, without background, as tags for ``make_folds``."""
-    owner = {value: name for name, values in labels.items() for value in values if name != "background"}
-    return {case: sorted({owner[v] for v in values if v in owner}) for case, values in survey.values.items()}
+    names = [name for name in labels if name != "background"]
+    return {
+        case: sorted(name for name in names if not values.isdisjoint(labels[name]))
+        for case, values in survey.values.items()
+    }

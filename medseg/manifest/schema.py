@@ -15,6 +15,7 @@ from medseg.manifest.faults import PLAIN_NAME, PLAIN_TEXT, Faults, suggestion
 FORMAT = 1
 TOP_KEYS = ("format", "name", "licence", "channels", "labels", "ignore", "training", "testing")
 _MAX_LABEL_VALUE = 65535
+_MAX_OVERLAPPING = 16  # a voxel's set of regions is a 16-bit number
 _MAX_CLASSES = 254  # class indices are uint8 and 255 is what nobody labelled
 
 
@@ -45,7 +46,7 @@ def parse_manifest(
     ignore = _ignore(top, labels, faults)
     if not training and not testing:
         faults.add("", "training is empty, expected at least one case")
-    cases = CaseParser(faults=faults, channel_count=len(channels))
+    cases = CaseParser(faults=faults, channel_count=len(channels), class_names=tuple(labels))
     trained = tuple(case for raw in training if (case := cases.parse(raw, testing=False)))
     tested = tuple(case for raw in testing if (case := cases.parse(raw, testing=True)))
     faults.raise_any()
@@ -148,9 +149,23 @@ def _check_values_apart(labels: Mapping[str, Sequence[int]], faults: Faults) -> 
                     f"labels.{name}", "has the value 0, which is background's; call it background or change the value"
                 )
             elif value in owner:
-                other = "itself" if owner[value] == name else owner[value]
-                faults.add(f"labels.{name}", f"has the value {value}, which {other} has too; expected each value once")
+                _check_overlap(name, owner[value], value, labels, faults)
             owner.setdefault(value, name)
+    overlapping = sum(len(set(values)) for values in labels.values()) > len(owner)
+    if overlapping and len(labels) - 1 > _MAX_OVERLAPPING:
+        faults.add("", f"labels are {len(labels) - 1} and overlap, expected at most {_MAX_OVERLAPPING} then")
+
+
+def _check_overlap(name: str, other: str, value: int, labels: Mapping[str, Sequence[int]], faults: Faults) -> None:
+    """Labels may overlap as regions do, one of them having more values than the other; anything else is a slip."""
+    if name == other:
+        faults.add(f"labels.{name}", f"has the value {value} twice, expected each value of a label once")
+    elif "background" in (name, other):
+        faults.add(f"labels.{name}", f"has the value {value}, which {other} has too; background overlaps nothing")
+    elif set(labels[name]) == set(labels[other]):
+        faults.add(
+            f"labels.{name}", f"has the value {value}, which {other} has too, and no other; expected other values"
+        )
 
 
 def _ignore(top: Mapping[str, Any], labels: Mapping[str, Sequence[int]], faults: Faults) -> int | None:

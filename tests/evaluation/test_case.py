@@ -143,3 +143,26 @@ def test_file_that_changed_since_it_was_hashed_is_refused(tmp_path, save_mask, a
     stale = FileState(path=path, sha256="-", stamp=(state.stamp[0], 0))
     with pytest.raises(ScanError, match="case_1: reference changed while it was read"):
         score_case(CaseTask(case_id="case_1", prediction=state, reference=stale, protocol=PROTOCOL))
+
+
+def test_overlapping_labels_are_scored_as_whole_regions(arrays):
+    prediction, reference = arrays
+    protocol = make_protocol(
+        labels={"background": (0,), "whole": (1, 2, 3), "core": (3, 2), "rim": (1,), "absent": (7, 3)}
+    )
+    rows = score_label_maps(label_map(prediction), label_map(reference), protocol=protocol, name="c")
+    assert [row.class_name for row in rows] == ["whole", "core", "rim", "absent"]
+    for row in rows:
+        masks = [np.isin(array, protocol.labels[row.class_name]) for array in arrays]
+        wanted = brute_force.surface_metrics(*masks, (0.7, 0.7, 2.5), 1.0) | brute_force.overlap_metrics(*masks)
+        assert {key: row.values[key] for key in wanted} == pytest.approx(wanted, rel=1e-9)
+
+
+def test_ignored_voxels_are_in_no_region(arrays):
+    prediction, reference = arrays
+    labels = {"background": (0,), "whole": (1, 2), "core": (2,)}
+    marked = np.where(reference == 3, 9, reference)
+    protocol = make_protocol(labels=labels, ignore=9)
+    found = score_label_maps(label_map(prediction % 3), label_map(marked), protocol=protocol, name="c")
+    emptied = [np.where(reference == 3, 0, array) for array in (prediction % 3, reference)]
+    assert found == score_label_maps(*map(label_map, emptied), protocol=make_protocol(labels=labels), name="c")

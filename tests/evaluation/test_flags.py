@@ -10,6 +10,7 @@ from medseg.evaluation.flags import parse_labels, parse_tolerance
         ("liver=1,tumour=2", {"background": (0,), "liver": (1,), "tumour": (2,)}),
         (" nuclei = 255 ", {"background": (0,), "nuclei": (255,)}),
         ("whole=1+2+4,air=0", {"air": (0,), "whole": (1, 2, 4)}),
+        ("whole=1+2,core=2", {"background": (0,), "whole": (1, 2), "core": (2,)}),
     ],
 )
 def test_labels(text, labels):
@@ -24,7 +25,9 @@ def test_labels(text, labels):
         ("liver=1,", "--labels: has '', expected name=value"),
         ("liver=one", "liver is 'one', expected a whole number"),
         ("liver=1,liver=2", "names liver twice"),
-        ("liver=1,tumour=2+1", "tumour has the value 1 of liver"),
+        ("liver=1,tumour=1", "tumour has the value 1 of liver"),
+        ("liver=1+1", "liver has the value 1 of liver"),
+        ("air=0,liver=1+0", "liver has the value 0 of air"),
         ("liver=9", "liver has the value 9 of --ignore"),
         ("background=1", "background is 1, expected it to have the value 0"),
     ],

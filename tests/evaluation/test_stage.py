@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,3 +154,18 @@ def test_table_of_cases(folders, tmp_path):
     assert float(rows[0]["dice"]) == first.values["dice"]
     assert float(rows[0]["image_diagonal_mm"]) == first.diagonal_mm
     assert int(rows[0]["true_positive"]) == first.true_positive
+
+
+def test_a_case_is_scored_on_the_classes_it_was_labelled_for(folders, tmp_path, reads):
+    def run(*labelled):
+        pairs = [replace(pair, labelled=own) for pair, own in zip(match_folders(*folders), labelled, strict=True)]
+        report = run_evaluate(CaseSet(name="set", pairs=pairs, protocol=PROTOCOL), output=tmp_path / "s", processes=1)
+        return report, [(case, [row.class_name for row in rows]) for case, rows in sorted(report.scores.rows.items())]
+
+    report, rows = run(None, ("tumour",), None, None)
+    assert rows[:2] == [("case_0", ["liver", "tumour"]), ("case_1", ["tumour"])]
+    assert [summary.counts["cases"] for summary in report.scores.classes] == [3, 4]
+    assert len(reads) == 8
+    assert run(None, ("tumour",), None, None)[0].kept == 4
+    report, rows = run(None, ("tumour",), ("liver",), None)
+    assert (report.scored, rows[2]) == (1, ("case_2", ["liver"]))

@@ -209,3 +209,65 @@ def test_a_manifest_is_a_monai_datalist(tmp_path):
     assert items[0]["label"] == str(tmp_path / "b.nii.gz")
     assert items[1]["label"] == [str(tmp_path / "d.nii.gz"), str(tmp_path / "e.nii.gz")]
     assert load_decathlon_datalist(tmp_path / "copy.json", True, "testing")[0]["image"] == str(tmp_path / "f.nii.gz")
+
+
+def partial(labelled, *, labels=None, **case):
+    return {
+        "format": 1, "name": "x", "licence": "y", "channels": ["CT"], "labels": labels or {"a": 1, "b": 2, "c": [3, 4]},
+        "training": [{"id": "p", "image": "i.nii", "label": "l.nii", "labelled": labelled} | case],
+    }  # fmt: skip
+
+
+def test_a_case_may_be_labelled_for_some_classes_only(tmp_path):
+    path = tmp_path / "m.json"
+    for given, wanted in ((["c", "a"], ("a", "c")), ("b", ("b",)), (["a", "b", "c"], None), (None, None)):
+        path.write_text(json.dumps(partial(given)))
+        manifest = load_manifest(path)
+        assert manifest.training[0].labelled == wanted
+        save_manifest(manifest, tmp_path / "again.json")
+        assert load_manifest(tmp_path / "again.json").training == manifest.training
+        save_manifest(manifest, tmp_path / "again.csv")
+        assert load_manifest(tmp_path / "again.csv").training == manifest.training
+
+
+@pytest.mark.parametrize(
+    ("given", "case", "wanted"),
+    [
+        (["a", "d"], {}, r"labelled has 'd', expected names of classes without background \(a, b, c\)"),
+        (["background"], {}, "labelled has 'background'"),
+        ([], {}, "labelled is empty or names a class twice"),
+        (["a", "a"], {}, "labelled is empty or names a class twice"),
+        (7, {}, "labelled has 7"),
+        (["a"], {"label": None}, "labelled is given without a label"),
+    ],
+)
+def test_wrong_labelled(tmp_path, given, case, wanted):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(partial(given, **case)))
+    with pytest.raises(ManifestError, match=wanted):
+        load_manifest(path)
+
+
+def test_labels_may_overlap_as_regions(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(partial(["core"], labels={"whole": [1, 2], "core": 2})))
+    assert load_manifest(path).labels == {"background": (0,), "whole": (1, 2), "core": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        ({"whole": [1, 2], "core": [2, 1]}, "labels.core: has the value 2, which whole has too, and no other"),
+        ({"whole": [1, 1]}, "labels.whole: has the value 1 twice"),
+        ({"background": [0, 1], "whole": [1, 2]}, "labels.whole: has the value 1, .* background overlaps nothing"),
+        (
+            {"all": list(range(1, 18))} | {f"r{i}": i for i in range(1, 18)},
+            "labels are 18 and overlap, expected at most 16",
+        ),
+    ],
+)
+def test_labels_that_overlap_by_a_slip(tmp_path, labels, wanted):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(partial(None, labels=labels)))
+    with pytest.raises(ManifestError, match=wanted):
+        load_manifest(path)

@@ -7,7 +7,7 @@ from PIL import Image
 from medseg.errors import UsageError
 from medseg.manifest import Case, Channel, Manifest
 from medseg.manifest.folding import fold_manifest, keep_folds
-from medseg.manifest.label_survey import class_strata, guessed_labels, survey_labels
+from medseg.manifest.label_survey import LabelSurvey, class_strata, guessed_labels, survey_labels
 
 
 def cases_with(root, *values):
@@ -35,6 +35,11 @@ def test_values_and_names(tmp_path):
     assert (survey.all_values, survey.complete) == ((0, 1, 3), True)
     assert guessed_labels(survey) == {"background": (0,), "class_1": (1,), "class_3": (3,)}
     assert class_strata(survey, {"background": (0,), "a": (1, 3)}) == {"c00": ["a"], "c01": ["a"], "c02": []}
+    overlapping = {"background": (0,), "a": (1, 3), "b": (3,)}
+    assert class_strata(LabelSurvey({"c": frozenset({0, 3}), "d": frozenset({1})}), overlapping) == {
+        "c": ["a", "b"],
+        "d": ["a"],
+    }
     one = survey_labels(cases_with(tmp_path, [255]), tmp_path)
     assert guessed_labels(one) == {"background": (0,), "foreground": (255,)}
 
