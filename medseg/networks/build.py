@@ -1,4 +1,4 @@
-"""Network kind to network: one function and one line of ``_BUILDERS`` per kind."""
+"""Network kind to network: one line of ``_BUILDERS`` per kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from medseg.networks.deeplab import DeepLabV3Plus
+from medseg.networks.fcn import FCN
+from medseg.networks.monai_networks import build_monai
 from medseg.networks.unet import UNet
+from medseg.networks.vgg_unet import VGGUNet
 
 Architecture = Mapping[str, Any]
 """Plain values that rebuild a network: ``kind`` and the arguments of its builder. Stored in a model folder."""
@@ -16,8 +20,12 @@ Architecture = Mapping[str, Any]
 def build_network(architecture: Architecture) -> nn.Module:
     """The network that ``architecture`` describes, freshly initialised from torch's global generator.
 
+    Every network maps (B, C, X, Y, Z), or (B, C, X, Y) in 2D, to logits (B, K, ...) of the same size in eval mode; in training
+    it may give a list of logits, finest first, for deep supervision.
+
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or its values do not fit together.
+        ConfigError: MONAI has no such network or refuses the arguments.
     """
     arguments = dict(architecture)
     kind = arguments.pop("kind")
@@ -41,23 +49,22 @@ def _dynunet(
     kernel_sizes: Sequence[Sequence[int]],
     residual: bool = False,
 ) -> nn.Module:
-    # MONAI takes seconds to import, and only this kind needs it.
-    from monai.networks.nets import DynUNet
-
-    def cut(sizes: Sequence[Sequence[int]]) -> list[list[int]]:
-        return [list(size[:dimensions]) for size in sizes]
-
-    network: nn.Module = DynUNet(
-        spatial_dims=dimensions,
-        in_channels=channels,
-        out_channels=classes,
-        kernel_size=cut(kernel_sizes),
-        strides=cut(strides),
-        upsample_kernel_size=cut(strides)[1:],
-        filters=list(features),
-        res_block=residual,
-    )
-    return network
+    steps, kernels = ([list(size[:dimensions]) for size in sizes] for sizes in (strides, kernel_sizes))
+    arguments = {
+        "kernel_size": kernels,
+        "strides": steps,
+        "upsample_kernel_size": steps[1:],
+        "filters": list(features),
+        "res_block": residual,
+    }
+    return build_monai(name="DynUNet", dimensions=dimensions, channels=channels, classes=classes, arguments=arguments)
 
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dynunet": _dynunet}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "dynunet": _dynunet,
+    "fcn": FCN,
+    "deeplabv3plus": DeepLabV3Plus,
+    "vgg_unet": VGGUNet,
+    "monai": build_monai,
+}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -91,30 +91,42 @@ def _batches(jobs: Iterator[tuple[int, tuple[int, ...]]], size: int) -> Iterator
 
 
 class _Windows:
-    """Where the windows of one scan are and how much each counts."""
+    """Where the windows of one scan are and how much each counts; the slices of a stack follow each other."""
 
-    def __init__(self, shape_xyz: Sequence[int], patch_xyz: Sequence[int], overlap: float) -> None:
+    def __init__(
+        self, shape_xyz: Sequence[int], patch_xyz: Sequence[int], overlap: float, slice_axis: int | None = None
+    ) -> None:
         axes = [window_starts(size, patch, overlap) for size, patch in zip(shape_xyz, patch_xyz, strict=True)]
-        shares = [_shares(*triple) for triple in zip(shape_xyz, patch_xyz, axes, strict=True)]
         self.shape = tuple(shape_xyz)
         self._patch = tuple(patch_xyz)
-        self._starts: list[Starts] = [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
-        self._shares = list(itertools.product(*shares))
+        self._shares = [_shares(*triple) for triple in zip(shape_xyz, patch_xyz, axes, strict=True)]
+        self._alone = all(bool((share == 1).all()) for shares in self._shares for share in shares)
+        places: Iterable[Starts] = itertools.product(*(range(len(starts)) for starts in axes))  # type: ignore[assignment]
+        if slice_axis is not None:
+            places = sorted(places, key=lambda place: place[:slice_axis] + place[slice_axis + 1 :])
+        self._places = [(place, (axes[0][place[0]], axes[1][place[1]], axes[2][place[2]])) for place in places]
+        self._slice_axis = slice_axis
+        self._kept: tuple[Starts, torch.Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._places)
 
     def where(self, index: int) -> tuple[slice, ...]:
         """Slices of ``(channels, X, Y, Z)``."""
-        return slice(None), *(slice(s, s + p) for s, p in zip(self._starts[index], self._patch, strict=True))
+        return slice(None), *(slice(s, s + p) for s, p in zip(self._places[index][1], self._patch, strict=True))
 
     def weight(self, index: int, device: torch.device) -> torch.Tensor | None:
-        """(X, Y, Z) float32 share of window ``index``; None where it stands alone, i.e. is 1 everywhere."""
-        if len(self) == 1:
+        """(X, Y, Z) float32 share of window ``index``; None where no windows overlap, i.e. it is 1 everywhere."""
+        if self._alone:
             return None
-        x, y, z = self._shares[index]
-        product = x[:, None, None] * y[None, :, None] * z[None, None, :]
-        return torch.from_numpy(product.astype(np.float32)).to(device)
+        place = self._places[index][0]
+        if self._slice_axis is not None:  # the same for every slice
+            place = tuple(0 if axis == self._slice_axis else n for axis, n in enumerate(place))  # type: ignore[assignment]
+        if self._kept is None or self._kept[0] != place:
+            x, y, z = (shares[n] for shares, n in zip(self._shares, place, strict=True))
+            product = x[:, None, None] * y[None, :, None] * z[None, None, :]
+            self._kept = place, torch.from_numpy(product.astype(np.float32)).to(device)
+        return self._kept[1]
 
 
 def _padding(shape_xyz: Sequence[int], patch_xyz: Sequence[int]) -> list[tuple[int, int]]:
@@ -123,11 +135,13 @@ def _padding(shape_xyz: Sequence[int], patch_xyz: Sequence[int]) -> list[tuple[i
     return [(n // 2, n - n // 2) for n in lack]
 
 
-def _forward(batch: torch.Tensor, network: Network, planar: bool, precision: torch.dtype | None) -> torch.Tensor:
+def _forward(
+    batch: torch.Tensor, network: Network, slice_axis: int | None, precision: torch.dtype | None
+) -> torch.Tensor:
     """Network's scores for (B, C, X, Y, Z) windows as (B, K, X, Y, Z), in the type the network computes in."""
     with torch.autocast(batch.device.type, dtype=precision, enabled=precision is not None):
-        scores = network(batch.squeeze(-1) if planar else batch)
-    return scores.unsqueeze(-1) if planar else scores
+        scores = network(batch if slice_axis is None else batch.squeeze(2 + slice_axis))
+    return scores if slice_axis is None else scores.unsqueeze(2 + slice_axis)
 
 
 def _check_scores(scores: torch.Tensor, batch: torch.Tensor, class_count: int | None) -> None:
@@ -148,7 +162,7 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     overlap: float = 0.5,
     mirror_axes_xyz: Sequence[int] = (),
     batch_size: int | None = None,
-    planar: bool = False,
+    slice_axis: int | None = None,
     device: torch.device | str | None = None,
     precision: torch.dtype | None = None,
 ) -> torch.Tensor:
@@ -157,14 +171,15 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     An image smaller than the patch is padded with 0, centred, and the padding is cut off again.
 
     Args:
-        image: (C, X, Y, Z); Z is 1 or a stack of slices where ``planar``.
-        network: (B, C, X, Y, Z) -> (B, K, X, Y, Z) in eval mode; (B, C, X, Y) -> (B, K, X, Y) where ``planar``.
-        patch_size_xyz: window in voxels; z is 1 where ``planar``, and each slice is a window of its own.
+        image: (C, X, Y, Z).
+        network: (B, C, X, Y, Z) -> (B, K, X, Y, Z) in eval mode; a 2D one (B, C, X, Y) -> (B, K, X, Y), or the two axes
+            that are left without ``slice_axis``, in their order.
+        patch_size_xyz: window in voxels; 1 along ``slice_axis``, so that each slice has windows of its own.
         class_count: K, to be checked; None takes what the network gives.
         overlap: share of a window that the next one covers at least, in [0, 1).
-        mirror_axes_xyz: axes of which all mirror combinations are averaged (8 passes for three); z is left out in 2D.
+        mirror_axes_xyz: axes of which all mirror combinations are averaged (8 passes for three); ``slice_axis`` is left out.
         batch_size: windows or mirror copies per forward pass; None chooses by device and patch.
-        planar: the network is 2D.
+        slice_axis: the axis (0 = x) that a 2D network does not see, along which slices are stacked; None for a 3D network.
         device: where the network computes, None where the image lies. With the image on the CPU and the network on CUDA,
             the big arrays stay in host memory and only windows travel.
         precision: autocast type such as ``torch.bfloat16``; None changes nothing.
@@ -175,8 +190,8 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     Raises:
         ValueError: the network is in training mode or answers with another shape; a size or the overlap makes no sense.
     """
-    if planar and patch_size_xyz[2] != 1:
-        raise ValueError(f"patch is {tuple(patch_size_xyz)} for a 2D network, expected z = 1")
+    if slice_axis is not None and patch_size_xyz[slice_axis] != 1:
+        raise ValueError(f"patch is {tuple(patch_size_xyz)} for a 2D network, expected {'xyz'[slice_axis]} = 1")
     if getattr(network, "training", False):
         raise ValueError("network is in training mode, expected eval mode; call network.eval() first")
     patch = tuple(patch_size_xyz)
@@ -184,15 +199,15 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     shape = tuple(image.shape[1:])
     padding = _padding(shape, patch)
     padded = torch.nn.functional.pad(image.float(), [n for pair in reversed(padding) for n in pair])
-    windows = _Windows(padded.shape[1:], patch, overlap)
-    mirrors = mirror_combinations([axis for axis in mirror_axes_xyz if not (planar and axis == 2)])
+    windows = _Windows(padded.shape[1:], patch, overlap, slice_axis)
+    mirrors = mirror_combinations([axis for axis in mirror_axes_xyz if axis != slice_axis])
     blend = _Blend(windows, len(mirrors), image.device)
     # A window's mirror copies come one after the other, so one window's sum is all that is kept between batches.
     jobs = itertools.product(range(len(windows)), mirrors)
     for batch_jobs in _batches(jobs, batch_size or default_batch_size(patch, target)):
         copies = [padded[windows.where(window)].flip([1 + a for a in axes]) for window, axes in batch_jobs]
         batch = torch.stack(copies).to(target)
-        scores = _forward(batch, network, planar, precision)
+        scores = _forward(batch, network, slice_axis, precision)
         _check_scores(scores, batch, class_count)
         for (window, axes), score in zip(batch_jobs, scores, strict=True):
             blend.add(window, score.flip([1 + a for a in axes]).float())

@@ -40,11 +40,18 @@ def test_two_dimensions_leave_out_z():
     assert build_network({"kind": "unet", **flat}).eval()(torch.zeros(1, 2, 8, 8)).shape == (1, 3, 8, 8)
 
 
-def test_dynunet_takes_the_same_plan():
-    pytest.importorskip("monai")
-    assert build_network({"kind": "dynunet", **THREE}).eval()(torch.zeros(1, 2, 8, 8, 4)).shape == (1, 3, 8, 8, 4)
+def test_counts_may_differ_by_stage():
+    values = THREE | {"convolutions": [1, 3, 2], "decoder_convolutions": [1, 2]}
+    network = build_network({"kind": "unet", **values})
+    assert [len(stage) for stage in network.encoder] == [1, 3, 2]
+    assert [len(stage) for stage in network.decoder] == [2, 1]  # coarsest first, the argument finest first
+    with pytest.raises(ValueError, match="convolutions has 2 entries, expected one per stage: 3"):
+        build_network({"kind": "unet", **THREE, "convolutions": [1, 2]})
+    with pytest.raises(ValueError, match="features has 1 entries, expected at least two"):
+        build_network({"kind": "unet", **THREE, "features": [4]})
 
 
-def test_unknown_kinds_are_named():
-    with pytest.raises(ValueError, match="expected one of dynunet, unet"):
-        build_network({"kind": "vnet"})
+def test_a_residual_block_begins_as_its_skip():
+    block = build_network({"kind": "unet", **THREE, "residual": True}).encoder[0][0]
+    x = torch.randn(1, 4, 6, 6, 4)
+    assert torch.equal(block(x), torch.nn.functional.leaky_relu(x, 0.01))

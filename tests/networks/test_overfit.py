@@ -1,0 +1,85 @@
+"""Every network, at small widths, learns two cases in 60 steps and draws the same masks after save, load and infer."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.config.network_sections import (
+    DeepLabSection,
+    DynUNetSection,
+    FCNSection,
+    MonaiSection,
+    UNetSection,
+    VGGUNetSection,
+)
+from medseg.networks.build import build_network
+from medseg.training.architecture import architecture_of
+from tests.training.overfit import SIZES, least_dice, masks, masks_after_infer, overfit, toy_cases, toy_plan
+
+
+def monai(name, **arguments):
+    return MonaiSection(name=name, arguments=arguments)
+
+
+FEW = [4, 4, 8, 8, 8, 4]
+NETWORKS = {
+    "unet": UNetSection(),
+    "unet residual": UNetSection(residual=True, convolutions=(1, 2, 2), decoder_convolutions=1),
+    "dynunet": DynUNetSection(),
+    "fcn vgg": FCNSection(encoder="vgg16", width=8),
+    "fcn resnet": FCNSection(encoder="resnet18", width=8),
+    "deeplabv3plus": DeepLabSection(encoder="resnet18", width=8),
+    "deeplabv3plus bottleneck": DeepLabSection(encoder="resnet50", width=8, norm="batch"),
+    "vgg_unet": VGGUNetSection(encoder="vgg11", width=8),
+    "AttentionUnet": monai("AttentionUnet"),
+    "BasicUNet": monai("BasicUNet", features=FEW, norm="batch"),
+    "BasicUNetPlusPlus": monai("BasicUNetPlusPlus", features=FEW, norm="batch", deep_supervision=True),
+    "DynUNet": monai("DynUNet", deep_supervision=True, res_block=True),
+    "FlexibleUNet resnet": monai("FlexibleUNet", backbone="resnet18", decoder_channels=[16, 16, 8, 8, 8]),
+    "FlexibleUNet efficientnet": monai("FlexibleUNet", backbone="efficientnet-b0", decoder_channels=[16, 16, 8, 8, 8]),
+    "HighResNet": monai("HighResNet"),
+    "MedNeXt": monai("MedNeXt", init_filters=8, kernel_size=3, deep_supervision=True),
+    "MedNeXtS": monai("MedNeXtS", deep_supervision=True),
+    "MedNeXtL": monai("MedNeXtL"),
+    "SegResNet": monai("SegResNet"),
+    "SegResNetDS": monai("SegResNetDS", init_filters=8, dsdepth=3),
+    "SwinUNETR": monai("SwinUNETR", feature_size=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], window_size=4),
+    "UNet": monai("UNet"),
+    "UNETR": monai("UNETR", feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2),
+    "VNet": monai("VNet"),
+}
+# Some see too little of the usual toy, for they pool it five times or answer on a grid of a quarter.
+LARGER = {
+    (2, "FlexibleUNet resnet"): (64, 64, 1),
+    (2, "FlexibleUNet efficientnet"): (64, 64, 1),
+    (2, "SwinUNETR"): (64, 64, 1),
+    (3, "deeplabv3plus"): (24, 24, 24),
+    (3, "deeplabv3plus bottleneck"): (24, 24, 24),
+    (3, "FlexibleUNet resnet"): (32, 32, 32),
+    (3, "FlexibleUNet efficientnet"): (32, 32, 32),
+    (3, "SwinUNETR"): (32, 32, 32),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning:monai", "ignore::FutureWarning:monai", "ignore::DeprecationWarning:monai"
+)
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_learns_two_cases_and_draws_the_same_after_infer(name, dimensions, tmp_path, record_property):
+    size = LARGER.get((dimensions, name), SIZES[dimensions])
+    plan = toy_plan(dimensions, patch_size_xyz=size, median_shape_xyz=size)
+    architecture = architecture_of(NETWORKS[name], plan)
+    torch.manual_seed(0)
+    network = build_network(architecture)
+    began = time.process_time()
+    overfit(network, dimensions, size=size)
+    record_property("cpu_seconds", round(time.process_time() - began, 1))
+    predicted = masks(network, dimensions, size)
+    assert least_dice(predicted, toy_cases(dimensions, size)[1]) >= 0.9
+    assert np.array_equal(masks_after_infer(tmp_path / "model", network, architecture, plan), predicted)
