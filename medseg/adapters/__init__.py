@@ -1,1 +1,1 @@
-"""Drop-ins in MONAI's terms: an image reader and an inferer."""
+"""Drop-ins in MONAI's terms: an image reader, random transforms, an inferer; and MONAI's own random transforms, checked."""

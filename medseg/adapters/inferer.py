@@ -79,7 +79,7 @@ class EvenWindowInferer(Inferer):  # type: ignore[misc] # MONAI is untyped
                 overlap=self.overlap,
                 mirror_axes_xyz=self.mirror_axes,
                 batch_size=self.sw_batch_size,
-                planar=planar,
+                slice_axis=2 if planar else None,
                 device=self.sw_device,
                 precision=self.precision,
             )
