@@ -14,6 +14,8 @@ from medseg.config.base import Positive, PositiveInt, Section, Size, Spacing
 from medseg.config.network_sections import NetworkSection, UNetSection
 from medseg.config.train_sections import TrainSection
 
+Normalisation = Literal["auto", "ct", "zscore", "percentile", "range", "rgb", "none"]
+
 
 class DataSection(Section):
     """Which cases."""
@@ -31,14 +33,25 @@ class PrepareSection(Section):
     """What a bad case does: stop before any work, or be left out."""
     orientation: Literal["RAS", "native"] = "RAS"
     """RAS flips and permutes axes to Right-Anterior-Superior (never interpolates); native leaves them."""
+    configuration: Literal["auto", "2d", "3d_fullres", "3d_lowres"] = "auto"
+    """nnU-Net's configuration; auto is 2d for pictures and 3d_fullres for volumes. A work folder holds one."""
+    preset: Literal["plain", "resenc_m", "resenc_l", "resenc_xl"] = "plain"
+    """Whose rules fit network, patch and batch: nnU-Net's plain U-Net or one of its residual-encoder presets."""
+    memory_gb: Positive | None = None
+    """Memory that patch and batch are fitted to; null takes the preset's own 8, 8, 24 or 40 GB, or less where the device has
+    less."""
     spacing_xyz_mm: Spacing | None = None
     """Target voxel size; null takes the plan's (median of the training cases, nnU-Net's rule)."""
     patch_size_xyz: Size | None = None
     """Training patch; null takes the plan's."""
     batch_size: PositiveInt | None = None
     """Patches per step; null takes the plan's."""
-    normalisation: Literal["auto", "ct", "zscore", "percentile", "rgb", "none"] = "auto"
-    """auto goes by channel name (CT, RGB, else z-score); anything else holds for every channel."""
+    normalisation: Normalisation | dict[str, Normalisation] = "auto"
+    """auto goes by channel name (CT, RGB, else z-score); anything else holds for every channel, or for the one it is given
+    for by name."""
+    mask_normalisation: bool | None = None
+    """Whether a z-score takes its statistics inside the nonzero mask; null does so where the crop to nonzero keeps under
+    75 % of the median scan."""
     dtype: Literal["float16", "float32"] = "float16"
     """Stored image type; float16 halves what has to be read and changes normalised values by less than 5e-4 of their size."""
 
@@ -57,6 +70,8 @@ class InferSection(Section):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     ensemble: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Folds whose models are averaged; empty takes the fold of ``data``."""
+    postprocess: bool = True
+    """Apply the clean-up that a model folder brings along, which cross-validation adopted."""
 
 
 class EvaluateSection(Section):

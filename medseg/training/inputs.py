@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 from medseg.config.loading import config_text
 from medseg.config.network_sections import NetworkSection
 from medseg.config.sections import Config, PrepareSection
 from medseg.config.train_sections import TrainSection
+from medseg.durable import sha256_bytes
 from medseg.errors import InputError
 from medseg.manifest.cases import Case, Manifest
 from medseg.preparation.plan import Plan
-from medseg.preparation.store import PreparedData
+from medseg.preparation.store import PreparedData, StoredCase
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class TrainingInputs:
         fold: for the record.
         config_text: the resolved config as YAML, kept beside the weights.
         manifest_sha256: for the record.
+        inner: training cases set aside for early stopping, not in ``training``.
+        init_from: weights to start with.
     """
 
     prepared: PreparedData
@@ -42,16 +45,30 @@ class TrainingInputs:
     fold: int | None
     config_text: str
     manifest_sha256: str
+    inner: tuple[str, ...] = ()
+    init_from: Path | None = None
 
 
-def training_inputs(config: Config, manifest: Manifest, prepared: PreparedData) -> TrainingInputs:
+def training_inputs(
+    config: Config, manifest: Manifest, prepared: PreparedData, *, config_folder: Path = Path()
+) -> TrainingInputs:
     """What the config's fold is trained on.
+
+    Args:
+        config: the experiment.
+        manifest: its cases.
+        prepared: its prepared data.
+        config_folder: where ``train.init_from`` starts.
 
     Raises:
         InputError: a case of the manifest was not prepared, and skipping bad cases was not asked for.
     """
     fold, skip = config.data.fold, config.prepare.on_bad_case == "skip"
     kept, held_out = manifest.fold_cases(fold) if fold is not None else (manifest.training, ())
+    early, init_from = config.train.early_stopping, config.train.init_from
+    inner: tuple[Case, ...] = ()
+    if early.patience_epochs is not None:
+        kept, inner = inner_split(kept, share=early.inner_share, seed=config.seed)
     return TrainingInputs(
         prepared=with_overrides(prepared, config.prepare),
         training=prepared_ids(prepared, kept, skip=skip),
@@ -62,7 +79,35 @@ def training_inputs(config: Config, manifest: Manifest, prepared: PreparedData) 
         fold=fold,
         config_text=config_text(config),
         manifest_sha256=manifest.sha256,
+        inner=prepared_ids(prepared, inner, skip=skip),
+        init_from=config_folder / init_from if init_from is not None else None,
     )
+
+
+def inner_split(cases: Sequence[Case], *, share: float, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Parts training cases into those to train on and those set aside, by patient.
+
+    Which patients are set aside goes by a hash of (seed, patient), so that it does not change when other cases come or go.
+
+    Args:
+        cases: of the training part of a fold.
+        share: of the patients to set aside, rounded, at least one.
+        seed: of the experiment.
+
+    Returns:
+        Cases to train on, cases set aside; both in the given order.
+
+    Raises:
+        InputError: there are fewer than two patients.
+    """
+    patients = sorted({case.patient for case in cases}, key=lambda name: sha256_bytes(f"{seed} {name}".encode()))
+    if len(patients) < 2:
+        raise InputError(
+            f"training: has {len(patients)} patient(s), expected 2 or more to set some aside; switch train.early_stopping off"
+        )
+    aside = set(patients[: max(1, round(share * len(patients)))])
+    kept = tuple(case for case in cases if case.patient not in aside)
+    return kept, tuple(case for case in cases if case.patient in aside)
 
 
 def prepared_ids(prepared: PreparedData, cases: Sequence[Case], *, skip: bool) -> tuple[str, ...]:
@@ -87,27 +132,25 @@ def prepared_ids(prepared: PreparedData, cases: Sequence[Case], *, skip: bool) -
 
 
 def with_overrides(prepared: PreparedData, section: PrepareSection) -> PreparedData:
-    """The prepared data under the config's own patch and batch size, which a plan made before does not know yet."""
+    """The prepared data under the config's own patch and batch size, which a plan made before does not know yet.
+
+    Raises:
+        InputError: the patch is thicker than one voxel along the axis that 2D slices are stacked along.
+    """
     own = {"patch_size_xyz": section.patch_size_xyz, "batch_size": section.batch_size}
     changes = {name: value for name, value in own.items() if value is not None}
+    patch, axis = section.patch_size_xyz, prepared.plan.slice_axis
+    if patch is not None and axis is not None and patch[axis] != 1:
+        raise InputError(
+            f"prepare.patch_size_xyz: is {list(patch)}, expected 1 along {'xyz'[axis]}; the plan is 2D, slice by slice"
+        )
     return replace(prepared, plan=prepared.plan.model_copy(update=changes))
 
 
-def architecture_of(section: NetworkSection, plan: Plan) -> dict[str, Any]:
-    """Plain values that rebuild the network: the config's where it has them, the plan's elsewhere."""
-    values: dict[str, Any] = {
-        "dimensions": plan.dimensions,
-        "channels": len(plan.channels),
-        "classes": plan.class_count,
-        "features": list(plan.features),
-        "strides": [list(size) for size in plan.strides],
-        "kernel_sizes": [list(size) for size in plan.kernel_sizes],
+def partly_labelled(cases: Sequence[StoredCase], plan: Plan) -> dict[str, tuple[bool, ...]]:
+    """Of the cases that were labelled for some classes only: id to which of the plan's labels, background first."""
+    return {
+        case.id: (True, *(name in labelled for name in list(plan.labels)[1:]))
+        for case in cases
+        if (labelled := case.labelled) is not None
     }
-    own = {name: value for name, value in section.model_dump(mode="json").items() if value is not None}
-    features = own.get("features", values["features"])
-    if "strides" not in own and len(features) != len(values["strides"]):
-        raise InputError(
-            f"network: features has {len(features)} stages, the plan {len(values['strides'])}; give strides and "
-            "kernel_sizes too, or as many features as the plan has stages"
-        )
-    return values | own

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -14,12 +16,20 @@ from torch import nn
 from medseg.config.train_sections import TrainSection
 from medseg.errors import InputError
 from medseg.training.batch import Batch
-from medseg.training.losses import Loss, supervised_loss
-from medseg.training.schedule import learning_rate
-from medseg.training.state import TrainState
+from medseg.training.budget import Pace, overrun, steps_that_fit
+from medseg.training.course import add_leg, rate_at, shorten
+from medseg.training.distributed import ALONE, Processes
+from medseg.training.losses import Loss
+from medseg.training.state import Progress, TrainState
+from medseg.training.step import train_step
+from medseg.training.validation import Interrupted
+
+__all__ = ["EpochResult", "fit", "train_step"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_SKIPPED = 20  # steps without a finite loss before a run is given up
+_LATE = 0.05  # share of the budget a run may be late before it says so, or, with budget.hard, is shortened
+_CHECKS = 50  # how often in a run the clock is looked at for that
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class EpochResult:
         train_loss: mean loss of the epoch's steps; NaN where not complete.
         learning_rate: of the last step.
         validation: class name to mean Dice over the validated cases; empty where none were.
-        seconds: of training so far, over all starts.
+        seconds: of the budget so far, over all starts.
+        inner: mean Dice over the training cases set aside for early stopping; None where none are.
     """
 
     step: int
@@ -45,6 +56,7 @@ class EpochResult:
     learning_rate: float
     validation: Mapping[str, float]
     seconds: float
+    inner: float | None = None
 
     @property
     def last(self) -> bool:
@@ -54,7 +66,8 @@ class EpochResult:
     def __str__(self) -> str:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in self.validation.items())
         share = f"epoch {self.epoch}, step {self.step} of {self.steps}, {self.seconds / 60:.1f} min"
-        return f"{share}: loss {self.train_loss:.4f}" + (f", validation Dice {dice}" if dice else "")
+        inner = "" if self.inner is None else f", inner Dice {self.inner:.4f}"
+        return f"{share}: loss {self.train_loss:.4f}" + (f", validation Dice {dice}" if dice else "") + inner
 
     def metrics(self) -> dict[str, float]:
         """What a tracker is told: metric name to value, finite values only."""
@@ -66,53 +79,12 @@ class EpochResult:
         values |= {f"validation/dice/{name}": value for name, value in self.validation.items()}
         if self.validation:
             values["validation/dice"] = sum(self.validation.values()) / len(self.validation)
+        if self.inner is not None:
+            values["inner/dice"] = self.inner
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    section: TrainSection,
-    loss: Loss,
-    rate: float,
-    seed: int,
-    precision: torch.dtype | None,
-) -> float:
-    """One optimiser step on ``batch``; returns the loss. A loss that is not finite changes nothing."""
-    progress = state.progress
-    # Dropout draws from the global generator: seeded per step, a resumed run draws what an undisturbed one would.
-    torch.manual_seed((seed * 1_000_003 + progress.step) % 2**63)
-    with torch.autocast(batch.images.device.type, dtype=precision, enabled=precision is not None):
-        outputs = state.network(batch.images)
-    value = supervised_loss(outputs, batch.classes, loss)
-    state.optimiser.zero_grad(set_to_none=True)
-    if not bool(torch.isfinite(value)):
-        return float("nan")
-    value.backward()  # type: ignore[no-untyped-call]
-    if section.optimiser.gradient_norm is not None:
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), section.optimiser.gradient_norm)
-        if not bool(torch.isfinite(norm)):
-            return float("nan")
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    state.optimiser.step()
-    _follow(state, section.optimiser.ema_decay)
-    return float(value.detach())
-
-
-@torch.no_grad()
-def _follow(state: TrainState, decay: float) -> None:
-    # The decay rises with the steps, so that a short run's average is not dominated by its untrained beginning.
-    share = 1 - min(decay, (1 + state.progress.step) / (10 + state.progress.step)) if decay > 0 else 1.0
-    own, average = dict(state.network.state_dict()), dict(state.average.state_dict())
-    floating = [name for name, tensor in own.items() if tensor.is_floating_point()]
-    torch._foreach_lerp_([average[n] for n in floating], [own[n] for n in floating], share)
-    for name in own.keys() - set(floating):
-        average[name].copy_(own[name])
-
-
-def fit(
+def fit(  # noqa: PLR0913 - a run has that many parts
     state: TrainState,
     batches: Callable[[int], Batch],
     *,
@@ -121,105 +93,224 @@ def fit(
     seed: int,
     precision: torch.dtype | None,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    judge: Callable[[nn.Module], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
     each_step: Callable[[int, int], None] = lambda _step, _steps: None,
+    processes: Processes = ALONE,
 ) -> Iterator[EpochResult]:
     """Trains from ``state.progress.step`` to its end, changing ``state`` in place.
 
     Args:
         state: where to begin; the caller saves it whenever a result is yielded.
-        batches: step to batch; a pure function, so any step can be made again.
+        batches: step to this process's share of its batch; a pure function, so any step can be made again.
         section: the config's ``train``.
         loss: of one resolution.
         seed: of everything drawn in a step.
         precision: autocast type, None for float32.
         validate: averaged network to Dice per class; called at the end of every ``validation.every_epochs``-th epoch and
-            of the run. It never decides which weights are kept.
-        stop: asked after each step; True ends the generator after one last, incomplete result.
+            of the run. It never decides which weights are kept, or when a run ends.
+        judge: averaged network to mean Dice over training cases set aside; called at the end of each epoch, it decides on
+            early stopping.
+        stop: asked after each step; True ends the generator after one last, incomplete result. ``validate`` and ``judge``
+            may raise ``Interrupted`` for it; the end of that epoch is then made up for after the next start.
         each_step: told (steps done, steps in all) after each step.
+        processes: those that train together; all of them must call.
 
     Raises:
-        InputError: the loss was not finite in more than 20 steps; the message names the last batch's cases.
+        InputError: the loss was not finite in more than 20 steps; the message names the cases.
     """
-    progress, length = state.progress, section.budget.steps_per_epoch
-    started, before, saved = time.monotonic(), progress.seconds, time.monotonic()
-    rate = 0.0
+    run = _Run(state, section, validate, judge, processes)
+    progress = state.progress
     state.network.train()
-    while progress.step < progress.steps:
-        rate = learning_rate(section.optimiser, progress.step, progress.steps)
+    while True:
+        if run.epoch_end_is_due():
+            if run.save_is_due():  # a validation can take longer than the time between saves
+                yield run.result()
+                run.saved()
+            try:
+                result = run.end_epoch()
+            except Interrupted:
+                yield run.result()
+                return
+            yield result
+            run.saved()
+            if processes.any(stop()):
+                return
+        if progress.step >= progress.steps:
+            return
+        rate = rate_at(section.optimiser, progress, progress.step)
         batch = batches(progress.step)
-        value = train_step(state, batch, section=section, loss=loss, rate=rate, seed=seed, precision=precision)
-        _count(state, value, batch)
-        progress.step += 1
+        value = train_step(
+            state, batch, section=section, loss=loss, rate=rate, seed=seed, precision=precision, processes=processes
+        )
+        run.count(value, batch, rate)
         each_step(progress.step, progress.steps)
-        progress.seconds = before + time.monotonic() - started
-        ends_epoch = progress.step % length == 0 or progress.step == progress.steps
-        stopping = stop()
-        if ends_epoch:
-            yield _end_epoch(state, section, rate, validate)
-            state.network.train()
-        elif stopping or time.monotonic() - saved > section.save_minutes * 60:
-            yield _result(state, rate, complete=False, train_loss=float("nan"), validation={})
-        else:
-            continue
-        saved = time.monotonic()
-        progress.seconds = before + time.monotonic() - started
-        if stopping:
+        stopping = processes.any(stop())
+        if not run.epoch_end_is_due() and (stopping or run.save_is_due()):
+            yield run.result()
+            run.saved()
+        if stopping and not run.epoch_end_is_due():
             return
 
 
-def _count(state: TrainState, value: float, batch: Batch) -> None:
-    progress = state.progress
-    if math.isfinite(value):
-        progress.loss_sum += value
-        progress.loss_count += 1
-        return
-    progress.skipped += 1
-    cases = ", ".join(sorted(set(batch.case_ids)))
-    _LOG.warning("step %d: loss is not finite, skipped (cases %s)", progress.step, cases)
-    if progress.skipped > _MAX_SKIPPED:
-        raise InputError(
-            f"training: the loss was not finite in {progress.skipped} steps, last with cases {cases}; look at their "
-            "intensities, or lower train.optimiser.learning_rate"
+@dataclass
+class _Run:
+    """What ``fit`` keeps in mind between steps; all that outlives a stop is in ``state``."""
+
+    state: TrainState
+    section: TrainSection
+    validate: Callable[[nn.Module], Mapping[str, float]] | None
+    judge: Callable[[nn.Module], float] | None
+    processes: Processes
+    rate: float = 0.0
+    warned_late: float = _LATE
+    recent: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=50))
+
+    def __post_init__(self) -> None:
+        progress = self.state.progress
+        self.before = progress.seconds
+        if progress.step:
+            self.rate = rate_at(self.section.optimiser, progress, progress.step - 1)
+        self.started = self.last_save = self.last_step = time.monotonic()
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    def epoch_end_is_due(self) -> bool:
+        """Whether the last step done ends an epoch that has no record yet: also after a stop amid its validation."""
+        progress = self.progress
+        ends = progress.step % self.section.budget.steps_per_epoch == 0 or progress.step == progress.steps
+        recorded = progress.history[-1]["step"] if progress.history else 0
+        return ends and progress.step > recorded
+
+    def save_is_due(self) -> bool:
+        return time.monotonic() - self.last_save > self.section.save_minutes * 60
+
+    def saved(self) -> None:
+        self._spend()
+        self.last_save = self.last_step = time.monotonic()
+
+    def _spend(self) -> None:
+        self.progress.seconds = self.before + time.monotonic() - self.started
+
+    def count(self, value: float, batch: Batch, rate: float) -> None:
+        """After each step."""
+        progress, self.rate = self.progress, rate
+        now = time.monotonic()
+        self.recent.append(now - self.last_step)
+        self.last_step = now
+        if math.isfinite(value):
+            progress.loss_sum += value
+            progress.loss_count += 1
+        else:
+            _skip(progress, [case for share in self.processes.gather(batch.case_ids) for case in share])
+        progress.step += 1
+        self._spend()
+        if self.section.budget.minutes is not None and progress.pace:
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        progress = self.progress
+        if progress.step % max(1, progress.steps // _CHECKS) or progress.step >= progress.steps or len(self.recent) < 5:
+            return
+        pace = Pace(statistics.fmean(self.recent), progress.pace["validation"], progress.pace["save"])
+        late = overrun(progress.seconds, self.section.budget, pace, progress.steps - progress.step)
+        if self.section.budget.hard:
+            self._keep_to_the_budget(pace)
+        elif late > self.warned_late:
+            self.warned_late = late + _LATE
+            _LOG.warning(
+                "this machine is slower than when the budget was planned: %.3f s a step in place of %.3f; the run will take "
+                "about %.0f %% longer than its %.4g minutes",
+                pace.step, progress.pace["step"], 100 * late, self.section.budget.minutes,
+            )  # fmt: skip
+
+    def _keep_to_the_budget(self, pace: Pace) -> None:
+        progress, minutes = self.progress, self.section.budget.minutes or 0.0
+        fitting = steps_that_fit(minutes * 60 - progress.seconds, pace, self.section, done=progress.step)
+        steps = self.processes.from_first(progress.step + max(1, fitting))
+        if steps > progress.steps - max(1, (progress.steps - progress.step) // 50):
+            return  # within 2 % of the steps left: timing is no better than that
+        event = f"step {progress.step}: budget.hard cut the run from {progress.steps} to {steps} steps, not repeatable in bits"
+        shorten(progress, steps)
+        progress.events.append(event)
+        _LOG.warning("%s", event)
+
+    def end_epoch(self) -> EpochResult:
+        """Validates where it is due and puts the epoch on record.
+
+        Raises:
+            Interrupted: as ``validate`` and ``judge`` raise it; nothing was put on record.
+        """
+        progress, section = self.progress, self.section
+        epoch = -(-progress.step // section.budget.steps_per_epoch)
+        due = epoch % section.validation.every_epochs == 0 or progress.step == progress.steps
+        average = self.state.average.eval()
+        validation = dict(self.validate(average)) if self.validate is not None and due else {}
+        inner = self.judge(average) if self.judge is not None else None
+        self.state.network.train()
+        train_loss = progress.loss_sum / progress.loss_count if progress.loss_count else float("nan")
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        self._spend()
+        result = self.result(complete=True, train_loss=train_loss, validation=validation, epoch=epoch, inner=inner)
+        record = {"epoch": epoch, "step": result.step, "learning_rate": self.rate, "validation": validation}
+        record |= {"train_loss": train_loss} if math.isfinite(train_loss) else {}
+        progress.history.append(record | ({"inner": inner} if inner is not None else {}))
+        if inner is not None:
+            self._stop_early(inner, epoch)
+        return result
+
+    def _stop_early(self, inner: float, epoch: int) -> None:
+        progress, early = self.progress, self.section.early_stopping
+        if inner >= progress.best + early.gain or not progress.best_epoch:
+            progress.best, progress.best_epoch = inner, epoch
+            return
+        cooling = progress.legs[-1][2] is not None
+        if early.patience_epochs is None or epoch - progress.best_epoch < early.patience_epochs or cooling:
+            return
+        steps = round(progress.step * early.cooldown)
+        if progress.step + steps >= progress.steps:
+            return
+        add_leg(progress, steps, cool_down_from=self.rate)
+        event = f"step {progress.step}: no gain on set-aside cases since epoch {progress.best_epoch}; ends at {progress.steps}"
+        progress.events.append(event)
+        _LOG.info("early stopping, %s", event)
+
+    def result(
+        self,
+        *,
+        complete: bool = False,
+        train_loss: float = float("nan"),
+        validation: Mapping[str, float] | None = None,
+        epoch: int | None = None,
+        inner: float | None = None,
+    ) -> EpochResult:
+        """Of this moment."""
+        progress = self.progress
+        return EpochResult(
+            step=progress.step,
+            steps=progress.steps,
+            epoch=len(progress.history) if epoch is None else epoch,
+            complete=complete,
+            train_loss=train_loss,
+            learning_rate=self.rate,
+            validation=validation or {},
+            seconds=progress.seconds,
+            inner=inner,
         )
 
 
-def _end_epoch(
-    state: TrainState,
-    section: TrainSection,
-    rate: float,
-    validate: Callable[[nn.Module], Mapping[str, float]] | None,
-) -> EpochResult:
-    progress = state.progress
-    epoch = -(-progress.step // section.budget.steps_per_epoch)
-    due = epoch % section.validation.every_epochs == 0 or progress.step == progress.steps
-    validation = dict(validate(state.average.eval())) if validate is not None and due else {}
-    train_loss = progress.loss_sum / progress.loss_count if progress.loss_count else float("nan")
-    progress.loss_sum, progress.loss_count = 0.0, 0
-    return _result(state, rate, complete=True, train_loss=train_loss, validation=validation, epoch=epoch)
-
-
-def _result(
-    state: TrainState,
-    rate: float,
-    *,
-    complete: bool,
-    train_loss: float,
-    validation: Mapping[str, float],
-    epoch: int | None = None,
-) -> EpochResult:
-    progress = state.progress
-    result = EpochResult(
-        step=progress.step,
-        steps=progress.steps,
-        epoch=len(progress.history) if epoch is None else epoch,
-        complete=complete,
-        train_loss=train_loss,
-        learning_rate=rate,
-        validation=validation,
-        seconds=progress.seconds,
-    )
-    if complete:
-        record = {"epoch": result.epoch, "step": result.step, "learning_rate": rate, "validation": dict(validation)}
-        progress.history.append(record | ({"train_loss": train_loss} if math.isfinite(train_loss) else {}))
-    return result
+def _skip(progress: Progress, case_ids: list[str]) -> None:
+    cases = sorted(set(case_ids))
+    progress.skipped += 1
+    for case in cases:
+        progress.skipped_cases[case] = progress.skipped_cases.get(case, 0) + 1
+    _LOG.warning("step %d: loss or gradient is not finite, skipped (cases %s)", progress.step + 1, ", ".join(cases))
+    if progress.skipped > _MAX_SKIPPED:
+        counts = sorted(progress.skipped_cases.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{case} in {count}" for case, count in counts[:5])
+        raise InputError(
+            f"training: the loss was not finite in {progress.skipped} steps, most often with cases {shown}; look at their "
+            "intensities, or lower train.optimiser.learning_rate. The weights are still those of the last good step"
+        )

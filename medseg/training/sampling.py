@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -51,8 +52,12 @@ def sample_rng(seed: int, k: int, stream: int = 0) -> np.random.Generator:
 
 def case_of_sample(seed: int, k: int, count: int) -> int:
     """Case of sample ``k``: each round of ``count`` samples visits every case once, in an order of its own."""
-    order = sample_rng(seed, k // count, stream=1).permutation(count)
-    return int(order[k % count])
+    return int(_order(seed, k // count, count)[k % count])
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, number: int, count: int) -> npt.NDArray[np.int64]:
+    return sample_rng(seed, number, stream=1).permutation(count)
 
 
 def start_range(shape: Triple, size: Triple) -> tuple[Triple, Triple]:

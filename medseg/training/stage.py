@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,37 +13,33 @@ import torch
 from torch import nn
 
 from medseg.durable import remove_stale_temporaries
-from medseg.errors import InputError
-from medseg.inference.model import save_model
-from medseg.networks.build import build_network, parameter_count
-from medseg.networks.precision import choose_precision, precision_name
-from medseg.preparation.plan import Plan
-from medseg.preparation.store import StoredCase
-from medseg.training.augmentation import mirror_axes
-from medseg.training.batch import Batch
-from medseg.training.batches import BatchMaker, Prefetched
-from medseg.training.budget import planned_steps
-from medseg.training.identity import check_identity, identity_of
-from medseg.training.inputs import TrainingInputs, architecture_of
-from medseg.training.loop import EpochResult, fit, train_step
-from medseg.training.losses import build_loss
-from medseg.training.schedule import build_optimiser
-from medseg.training.state import Progress, TrainState, load_state, save_state
-from medseg.training.validation import validation_dice
+from medseg.errors import InputError, UsageError
+from medseg.networks.precision import choose_precision
+from medseg.training.architecture import architecture_of
+from medseg.training.course import add_leg
+from medseg.training.distributed import ALONE, Processes
+from medseg.training.identity import check_identity, identity_of, record_identity, record_start
+from medseg.training.inputs import TrainingInputs
+from medseg.training.loop import EpochResult
+from medseg.training.state import TrainState, save_state
+from medseg.training.trainer import Trainer
+from medseg.training.validation import Interrupted
 
 _LOG = logging.getLogger(__name__)
-_CUDA_LOADER_THREADS = 4
 
 
-def run_training(
+def run_training(  # noqa: PLR0913 - the one way to train a fold, called by four commands
     inputs: TrainingInputs,
     folder: Path,
     *,
     device: torch.device,
     elapsed_seconds: Callable[[], float],
     allow_changed: bool = False,
+    extend: bool = False,
     stop: Callable[[], bool] = lambda: False,
     each_step: Callable[[int, int], None] = lambda _step, _steps: None,
+    processes: Processes = ALONE,
+    make_trainer: type[Trainer] = Trainer,
 ) -> Iterator[EpochResult]:
     """Trains in ``folder``, resuming what is there, and ends with ``folder/model``.
 
@@ -53,8 +49,12 @@ def run_training(
         device: where to train.
         elapsed_seconds: since the command started, for a budget in minutes.
         allow_changed: go on although ``inputs`` differ from what the run began with.
-        stop: asked after each step.
+        extend: train a finished run on where ``inputs`` have a larger budget than it had; its model moves to
+            ``model_<steps>_steps``.
+        stop: asked after each step, and amid a validation.
         each_step: told (steps done, steps in all) after each step.
+        processes: those that train together; all of them must call, and only the first writes.
+        make_trainer: what puts the run's parts together; pretraining has its own.
 
     Yields:
         Epoch results, each after the state was saved. Nothing where the run is finished.
@@ -62,133 +62,115 @@ def run_training(
     Raises:
         ChangedError: the inputs differ.
         InputError: no training case, or the loss was not finite too often.
+        UsageError: the run can't be extended, or there are more processes than samples in a batch.
     """
+    _check(inputs, processes)
+    precision = choose_precision(device, inputs.section.precision)
+    architecture = architecture_of(inputs.network, inputs.prepared.plan)
+
+    def begin() -> tuple[dict[str, Any], bool, bool]:
+        for written in (folder, folder / "model"):  # the state's folder clears up itself
+            remove_stale_temporaries(written)
+        identity = identity_of(inputs, architecture, precision, processes=processes.count)
+        extending = check_identity(folder, identity, allow_changed=allow_changed, extend=extend)
+        return identity, extending, (folder / "model" / "model.json").exists()
+
+    identity, extending, finished = processes.only_first(begin)
+    if finished and not extending:
+        return
+    with contextlib.closing(
+        make_trainer(inputs, architecture, device=device, precision=precision, processes=processes, stop=stop)
+    ) as trainer:
+        try:
+            state = _begun(trainer, folder, elapsed_seconds, extending=extending)
+        except Interrupted:
+            return
+        if extending:
+            processes.only_first(lambda: record_identity(folder, identity))
+        for result in trainer.fit(state, each_step):
+            if processes.first:
+                save_state(folder / "state", state)
+            yield result
+        if state.progress.step >= state.progress.steps and not _epoch_end_missing(state):
+            processes.only_first(lambda: trainer.save_model(folder / "model", state))
+
+
+def _check(inputs: TrainingInputs, processes: Processes) -> None:
     if not inputs.training:
         raise InputError("training: fold and manifest leave no case to train on; check data.fold")
-    plan = inputs.prepared.plan
-    precision = choose_precision(device, inputs.section.precision)
-    architecture = architecture_of(inputs.network, plan)
-    for written in (folder, folder / "model"):  # the state's folder clears up itself
-        remove_stale_temporaries(written)
-    check_identity(folder, identity_of(inputs, architecture, precision), allow_changed=allow_changed)
-    if (folder / "model" / "model.json").exists():
-        return
-    trainer = _Trainer(inputs, plan, architecture, device, precision)
-    state = trainer.state
-    if load_state(folder / "state", state):
+    size = inputs.prepared.plan.batch_size
+    if processes.count > size:
+        raise UsageError(
+            f"training: {processes.count} processes share batches of {size} samples, expected one sample each at least; start "
+            "fewer, or raise prepare.batch_size"
+        )
+
+
+def _epoch_end_missing(state: TrainState) -> bool:
+    # A stop amid the last validation leaves the last step done and its epoch off the record.
+    history = state.progress.history
+    return not history or history[-1]["step"] < state.progress.step
+
+
+def _begun(trainer: Trainer, folder: Path, elapsed_seconds: Callable[[], float], *, extending: bool) -> TrainState:
+    """The state to train from: what lies in ``folder``, or a new one, with its number of steps settled."""
+    state = trainer.new_state()
+    trainer.describe(state)
+    loaded = trainer.load(folder / "state", state)
+    if loaded and extending:
+        _check_extension(state, trainer.inputs, folder)
+    budget = trainer.inputs.section.budget.model_dump(mode="json")
+    if loaded and (not extending or state.progress.budget == budget):
         _LOG.info("%s: goes on after step %d of %d", folder.name, state.progress.step, state.progress.steps)
+        return state
+    spent = state.progress.seconds
+    forecast = trainer.plan_steps(state, folder / "timing", lambda: spent + elapsed_seconds())
+    if loaded:
+        state = trainer.new_state()  # undoes the timed steps
+        trainer.load(folder / "state", state)
     else:
-        state.progress.steps = trainer.plan_steps(elapsed_seconds)
+        state = trainer.new_state(partial(_load_start_weights, trainer.inputs.init_from, trainer.processes, folder))
+    progress = state.progress
+    if forecast.steps < 1:
+        raise UsageError(
+            f"{folder.name}: has {progress.step} steps and {spent / 60:.1f} minutes behind it, expected a budget beyond that; "
+            "raise train.budget to extend it"
+        )
+    if loaded:
+        progress.events.append(f"step {progress.step}: extended by {forecast.steps} steps")
+        _LOG.info("%s, %s", folder.name, progress.events[-1])
+    add_leg(progress, forecast.steps)
+    progress.budget, progress.best_epoch = budget, 0
+    progress.pace = vars(forecast.pace) if forecast.pace is not None else {}
+    progress.seconds = spent + elapsed_seconds()
+    if trainer.processes.first:
+        _set_model_aside(folder, progress.step)
         save_state(folder / "state", state)
-    for result in trainer.fit(stop, each_step):
-        save_state(folder / "state", state)
-        yield result
-    if state.progress.step >= state.progress.steps:
-        trainer.save(folder / "model")
+    return state
 
 
-class _Trainer:
-    """The parts of a run put together: network, optimiser, batches, loss and validation."""
-
-    def __init__(
-        self,
-        inputs: TrainingInputs,
-        plan: Plan,
-        architecture: dict[str, Any],
-        device: torch.device,
-        precision: torch.dtype | None,
-    ) -> None:
-        self.inputs, self.plan, self.architecture = inputs, plan, architecture
-        self.device, self.precision = device, precision
-        section = inputs.section
-        cases = inputs.prepared.cases
-        sources = [cases[case] for case in inputs.training]
-        make = BatchMaker(sources, plan, section, inputs.seed, device)
-        self.batches: Callable[[int], Batch] = Prefetched(make, _CUDA_LOADER_THREADS) if device.type == "cuda" else make
-        self.loss = build_loss(section.loss, batch_dice=plan.batch_dice)
-        self.validated: list[StoredCase] = [cases[c] for c in sorted(inputs.validation)[: section.validation.cases]]
-        self.state = self._new_state()
-        _LOG.info(
-            "network: %s, %.2f M parameters; %d training cases, %d of %d held-out cases validated; %s on %s, %d threads",
-            architecture["kind"],
-            parameter_count(self.state.network) / 1e6,
-            len(sources),
-            len(self.validated),
-            len(inputs.validation),
-            precision_name(precision),
-            device.type,
-            torch.get_num_threads(),
+def _check_extension(state: TrainState, inputs: TrainingInputs, folder: Path) -> None:
+    progress = state.progress
+    done = progress.step >= progress.steps and not _epoch_end_missing(state)
+    if not done and progress.budget != inputs.section.budget.model_dump(mode="json"):
+        raise UsageError(
+            f"{folder.name}: is at step {progress.step} of {progress.steps}, expected a finished run to extend; run the "
+            "command with its former budget first"
         )
 
-    def _new_state(self) -> TrainState:
-        torch.manual_seed(self.inputs.seed)
-        network = build_network(self.architecture).to(self.device)
-        average = copy.deepcopy(network).eval()
-        optimiser = build_optimiser(self.inputs.section.optimiser, network.parameters())
-        return TrainState(network, average, optimiser, Progress(steps=0))
 
-    def validate(self, network: nn.Module) -> Mapping[str, float]:
-        return validation_dice(
-            network, self.validated, plan=self.plan, overlap=0.5, device=self.device, precision=self.precision
-        )
+def _set_model_aside(folder: Path, step: int) -> None:
+    # Before the state knows of more steps: a run with model/model.json counts as finished.
+    if (folder / "model" / "model.json").exists():
+        (folder / "model").rename(folder / f"model_{step}_steps")
 
-    def plan_steps(self, elapsed_seconds: Callable[[], float]) -> int:
-        trial = self._new_state()
-        trial.network.train()
-        section = self.inputs.section
 
-        def step(number: int) -> float:
-            return train_step(
-                trial,
-                self.batches(number),
-                section=section,
-                loss=self.loss,
-                rate=section.optimiser.learning_rate,
-                seed=self.inputs.seed,
-                precision=self.precision,
-            )
+def _load_start_weights(path: Path | None, processes: Processes, folder: Path, network: nn.Module) -> None:
+    if path is None:
+        return
+    from medseg.networks.weights import load_matching
 
-        return planned_steps(
-            section.budget,
-            section.validation,
-            elapsed_seconds=elapsed_seconds,
-            step=step,
-            validate=partial(self.validate, trial.average) if self.validated else None,
-        )
-
-    def fit(self, stop: Callable[[], bool], each_step: Callable[[int, int], None]) -> Iterator[EpochResult]:
-        return fit(
-            self.state,
-            self.batches,
-            section=self.inputs.section,
-            loss=self.loss,
-            seed=self.inputs.seed,
-            precision=self.precision,
-            validate=self.validate if self.validated else None,
-            stop=stop,
-            each_step=each_step,
-        )
-
-    def save(self, folder: Path) -> None:
-        progress = self.state.progress
-        save_model(
-            folder,
-            self.state.average,
-            architecture=self.architecture,
-            plan=self.plan,
-            mirror_axes_xyz=mirror_axes(self.inputs.section.augmentation, self.plan.dimensions),
-            config_text=self.inputs.config_text,
-            training={
-                "fold": self.inputs.fold,
-                "seed": self.inputs.seed,
-                "steps": progress.steps,
-                "skipped_steps": progress.skipped,
-                "batch_size": self.plan.batch_size,
-                "precision": precision_name(self.precision),
-                "training_cases": len(self.inputs.training),
-                "manifest_sha256": self.inputs.manifest_sha256,
-                "prepared_sha256": self.inputs.prepared.sha256,
-                "weights": "exponential moving average of the last steps; no checkpoint was picked by its score",
-                "history": progress.history,
-            },
-        )
+    report = load_matching(network, path)
+    if processes.first:
+        _LOG.info("%s: starts from %s: %s", folder.name, path.name, report)
+        record_start(folder, report.record())

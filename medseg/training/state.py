@@ -23,7 +23,10 @@ from medseg.durable import read_json, remove_stale_temporaries, sha256_bytes, sh
 from medseg.errors import DamagedFileError, InputError, MedsegError
 
 _LOG = logging.getLogger(__name__)
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+_READS = (1, 2)  # 1 knew one leg and no early stopping
+Leg = tuple[int, int, float | None]
+"""First step, last step, and the rate that falls to 0 over them; None there for the config's own schedule."""
 
 
 @dataclass
@@ -31,12 +34,18 @@ class Progress:
     """The part of the state that is plain values.
 
     Attributes:
-        steps: how many the run has; fixed once.
+        steps: how many the run has; fixed once, 0 before. Early stopping, ``budget.hard`` and an extension change it.
         step: how many are done.
         loss_sum, loss_count: of the unfinished epoch, for its mean.
         skipped: steps left out because their loss was not finite.
+        skipped_cases: case to how many of them it took part in.
         history: one record per finished epoch.
-        seconds: spent training so far, over all starts.
+        seconds: of the budget spent so far, over all starts: from the command's start, less what kills cost.
+        legs: of the learning rate's course; see ``medseg.training.course``.
+        budget: the config's section that ``steps`` was reckoned from.
+        pace: seconds a step, a validation and a save were reckoned at; empty where nothing was timed.
+        best, best_epoch: highest Dice over the cases set aside for early stopping, and when; -1 and 0 before.
+        events: what changed ``steps`` on the way, in words.
     """
 
     steps: int
@@ -44,8 +53,21 @@ class Progress:
     loss_sum: float = 0.0
     loss_count: int = 0
     skipped: int = 0
+    skipped_cases: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    legs: list[Leg] = field(default_factory=list)
+    budget: dict[str, Any] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
+    best: float = -1.0
+    best_epoch: int = 0
+    events: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # JSON knows no tuples; a state of format 1 has no legs.
+        self.legs = [(first, last, peak) for first, last, peak in self.legs]
+        if not self.legs and self.steps:
+            self.legs = [(0, self.steps, None)]
 
 
 @dataclass
@@ -93,6 +115,8 @@ def history_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in history:
         values = {f"validation Dice {name}": value for name, value in record["validation"].items()}
+        if "inner" in record:
+            values["inner Dice"] = record["inner"]
         if "train_loss" in record:
             values["training loss"] = record["train_loss"]
         for name, value in values.items():
@@ -104,8 +128,13 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.json") if path.stem.isdigit())
 
 
-def load_state(folder: Path, state: TrainState) -> bool:
+def load_state(folder: Path, state: TrainState, *, at_step: int | None = None) -> bool:
     """Loads the newest whole state of ``folder`` into ``state``; a damaged one is passed over with a warning.
+
+    Args:
+        folder: of the states.
+        state: of the same network and optimiser; changed in place.
+        at_step: take the state of this step and no other (the one that another process has loaded).
 
     Returns:
         False where there is none at all.
@@ -116,6 +145,9 @@ def load_state(folder: Path, state: TrainState) -> bool:
     """
     remove_stale_temporaries(folder)
     records = _steps(folder)
+    if at_step is not None:
+        _load_one(folder / f"{at_step:08d}.json", state)
+        return True
     for record in reversed(records):
         try:
             _load_one(record, state)
@@ -131,11 +163,15 @@ def load_state(folder: Path, state: TrainState) -> bool:
 def _load_one(record: Path, state: TrainState) -> None:
     try:
         content = read_json(record)
-        version, digest, progress = content["format"], content["sha256"], Progress(**content["progress"])
+        version, digest = content["format"], content["sha256"]
     except (MedsegError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{record.name}: is no state record") from error
-    if version != STATE_FORMAT:
-        raise InputError(f"{record.name}: has state format {version}, expected {STATE_FORMAT}; update medseg")
+    if version not in _READS:
+        raise InputError(f"{record.name}: has state format {version}, this medseg reads 1 and 2; update medseg")
+    try:
+        progress = Progress(**content["progress"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{record.name}: is no state record") from error
     path = record.with_suffix(".safetensors")
     try:
         data = path.read_bytes()

@@ -2,15 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from medseg.augmentation.drawing import IntensityDraw, SpatialDraw, draw_intensity
 from medseg.config.train_sections import AugmentationSection
-from medseg.training.augmentation import (
-    SpatialDraw,
-    augment_intensity,
-    draw_spatial,
-    in_plane_axis,
-    mirror_axes,
-    read_sample,
-)
+from medseg.training.augmentation import make_tensors, read_sample, side_labels
 
 CPU = torch.device("cpu")
 OFF = dict.fromkeys(
@@ -23,148 +17,95 @@ class Scan:
 
     id, classes_present = "scan", ()
 
-    def __init__(self, image, labels):
-        self.image, self.labels, self.shape_xyz = image, labels, labels.shape
+    def __init__(self, shape=(12, 10, 8)):
+        rng = np.random.default_rng(0)
+        self.labels = np.zeros(shape, np.uint8)
+        self.labels[2:8, 3:7, 2:6] = 1
+        self.labels[5:8, 3:7, 2:6] = 2
+        self.image = rng.normal(size=(2, *shape)).astype(np.float32)
+        self.shape_xyz, self.asked = shape, []
 
     def locations(self, index):
         return np.argwhere(self.labels == index)
 
     def read_patch(self, start, size):
         reach = 40
-        image = np.pad(self.image, [(0, 0), *[(reach, reach)] * 3])
-        labels = np.pad(self.labels, reach)
+        self.asked.append((start, size))
         box = tuple(slice(s + reach, s + reach + n) for s, n in zip(start, size, strict=True))
-        return image[(slice(None), *box)].copy(), labels[box].copy()
+        image = np.pad(self.image, [(0, 0), *[(reach, reach)] * 3])
+        return image[(slice(None), *box)].copy(), np.pad(self.labels, reach)[box].copy()
 
 
-def scan():
-    rng = np.random.default_rng(0)
-    labels = np.zeros((12, 10, 8), np.uint8)
-    labels[2:8, 3:7, 2:6] = 1
-    labels[5:8, 3:7, 2:6] = 2
-    return Scan(rng.normal(size=(1, 12, 10, 8)).astype(np.float32), labels)
+def nothing() -> IntensityDraw:
+    return draw_intensity(np.random.default_rng(0), AugmentationSection(**OFF), 2)
 
 
-def read(source, start, size, draw):
-    image, labels = read_sample(source, start, size, draw, class_count=3, device=CPU)
-    return image.numpy(), labels.numpy()
+def read(source, start, size, draw, **arguments):
+    sample = read_sample(source, start, size, draw, nothing())
+    images, labels = make_tensors([sample], size, device=CPU, **arguments)
+    return images[0].numpy(), labels[0].numpy()
 
 
-def test_the_identity_matrix_changes_nothing():
-    source = scan()
-    plain = read(source, (1, -2, 0), (9, 12, 8), SpatialDraw(None, ()))
-    turned = read(source, (1, -2, 0), (9, 12, 8), SpatialDraw(np.eye(3), ()))
-    np.testing.assert_allclose(turned[0], plain[0], atol=1e-5)
-    np.testing.assert_array_equal(turned[1], plain[1])
-
-
-def test_a_quarter_turn_is_a_rotation_of_the_array():
-    source = scan()
-    quarter = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    image, labels = read(source, (1, 0, 0), (10, 10, 8), SpatialDraw(quarter, ()))
-    # output offset (x, y) samples the scan at (-y, x): np.rot90 by one turn from axis 0 to 1, the other way round
-    np.testing.assert_allclose(image, np.rot90(source.image[:, 1:11], k=-1, axes=(1, 2)), atol=1e-5)
-    np.testing.assert_array_equal(labels, np.rot90(source.labels[1:11], k=-1))
+def test_an_unturned_patch_is_what_was_read():
+    source = Scan()
+    image, labels = read(source, (1, -2, 0), (9, 12, 8), SpatialDraw(None, ()))
+    np.testing.assert_array_equal(image[:, :, 2:], source.image[:, 1:10])
+    np.testing.assert_array_equal(labels[:, 2:], source.labels[1:10])
+    assert not image[:, :, :2].any()
+    assert not labels[:, :2].any()
 
 
 def test_image_and_labels_are_mirrored_together():
-    source = scan()
+    source = Scan()
     image, labels = read(source, (0, 0, 0), (12, 10, 8), SpatialDraw(None, (0, 2)))
     np.testing.assert_array_equal(image, source.image[:, ::-1, :, ::-1])
     np.testing.assert_array_equal(labels, source.labels[::-1, :, ::-1])
 
 
-def test_halving_the_scale_doubles_the_structure():
-    labels = np.zeros((32, 32, 32), np.uint8)
-    labels[12:20, 12:20, 12:20] = 1
-    source = Scan(labels[None].astype(np.float32), labels)
-    _, larger = read(source, (0, 0, 0), (32, 32, 32), SpatialDraw(np.eye(3) * 0.5, ()))
-    # sampled a quarter voxel inside each face: a face voxel's share is 3/4, an edge's 9/16, a corner's 27/64 < 1/2
-    assert int((larger == 1).sum()) == 16**3 - 8
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+def test_a_turned_patch_is_mirrored_after_it_was_turned(axes):
+    source = Scan()
+    cos, sin = np.cos(0.4), np.sin(0.4)
+    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.1]])
+    plain = read(source, (2, 1, 0), (8, 7, 6), SpatialDraw(matrix, ()))
+    mirrored = read(source, (2, 1, 0), (8, 7, 6), SpatialDraw(matrix, axes))
+    np.testing.assert_allclose(mirrored[0], np.flip(plain[0], [axis + 1 for axis in axes]), atol=1e-6)
+    np.testing.assert_array_equal(mirrored[1], np.flip(plain[1], axes))
 
 
-def test_rotation_is_rigid_in_millimetres():
-    spacing = (1.0, 1.0, 4.0)
-    section = AugmentationSection(rotation=1.0, scaling=0.0)
-    for seed in range(20):
-        draw = draw_spatial(
-            np.random.default_rng(seed), section, axes=(0, 1, 2), only_axis=None, spacing_xyz_mm=spacing
-        )
-        in_mm = draw.matrix * np.asarray(spacing)[:, None] / np.asarray(spacing)[None, :]
-        np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-12)
-        assert np.linalg.det(in_mm) == pytest.approx(1)
+def test_only_the_box_that_the_turned_patch_covers_is_read():
+    source = Scan()
+    read(source, (2, 1, 0), (4, 4, 4), SpatialDraw(None, (0,)))
+    read(source, (2, 1, 0), (4, 4, 4), SpatialDraw(np.eye(3) * 0.5, ()))
+    # the patch's centre is (3.5, 2.5, 1.5); its voxels reach 0.75 from it, with one voxel of room before and two behind
+    assert source.asked == [((2, 1, 0), (4, 4, 4)), ((1, 0, -1), (7, 7, 7))]
+
+
+def test_the_extra_transform_has_the_last_word_and_its_own_seed():
+    seen = []
+
+    def extra(image, labels, seed):
+        seen.append(seed)
+        return image * 0 + 3, labels.clone().fill_(1)
+
+    source = Scan()
+    image, labels = read(source, (0, 0, 0), (4, 4, 4), SpatialDraw(None, ()), extra=extra)
+    assert seen == [nothing().extra_seed]
+    assert np.unique(image).tolist() == [3]
+    assert np.unique(labels).tolist() == [1]
 
 
 @pytest.mark.parametrize(
-    ("size", "spacing", "dimensions", "axis"),
+    ("names", "sided"),
     [
-        ((64, 64, 1), (1, 1, 1), 2, 2), ((96, 96, 24), (1, 1, 4), 3, 2),
-        ((24, 96, 96), (4, 1, 1), 3, 0), ((40, 56, 40), (1, 1, 1), 3, None),
+        (("left kidney", "right kidney", "liver"), ("left kidney", "right kidney")),
+        (("kidney_L", "kidney_R"), ("kidney_L", "kidney_R")),
+        (("KidneyLeft", "spleen"), ("KidneyLeft",)),
+        (("kidney_l", "spleen"), ()),
+        (("lung-lt", "lung-rt", "l"), ("lung-lt", "lung-rt")),
+        (("anterior", "posterior", "leftover", "bright"), ()),
+        ((), ()),
     ],
-)  # fmt: skip
-def test_thin_stacks_turn_about_their_stacking_axis(size, spacing, dimensions, axis):
-    assert in_plane_axis(size, spacing, dimensions) == axis
-
-
-def test_only_allowed_axes_are_mirrored():
-    assert mirror_axes(AugmentationSection(), 2) == (0, 1)
-    section = AugmentationSection(mirror_axes=("y", "z"))
-    assert mirror_axes(section, 3) == (1, 2)
-    seen = {
-        draw_spatial(
-            np.random.default_rng(i), section, axes=(1, 2), only_axis=None, spacing_xyz_mm=(1, 1, 1)
-        ).mirrored_axes
-        for i in range(40)
-    }
-    assert seen == {(), (1,), (2,), (1, 2)}
-
-
-def test_everything_off_leaves_the_image():
-    image = torch.randn(2, 6, 6, 6)
-    result = augment_intensity(image, np.random.default_rng(0), AugmentationSection(**OFF))
-    torch.testing.assert_close(result, image)
-
-
-@pytest.mark.parametrize(
-    "name", ["noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted"]
 )
-def test_each_change_changes_and_repeats(name):
-    image = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    kept = image.clone()
-    section = AugmentationSection(**OFF | {name: 1.0})
-    results = [augment_intensity(image, np.random.default_rng(5), section) for _ in range(2)]
-    torch.testing.assert_close(image, kept)
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-    assert not torch.equal(results[0], image)
-    assert bool(torch.isfinite(results[0]).all())
-
-
-def test_gamma_keeps_mean_and_spread_and_brightness_scales():
-    image = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    changed = augment_intensity(image, np.random.default_rng(1), AugmentationSection(**OFF | {"gamma": 1.0}))
-    assert float(changed.mean()) == pytest.approx(float(image.mean()), abs=1e-5)
-    assert float(changed.std()) == pytest.approx(float(image.std()), rel=1e-4)
-    brighter = augment_intensity(image, np.random.default_rng(1), AugmentationSection(**OFF | {"brightness": 1.0}))
-    ratio = brighter / image
-    assert float(ratio.std()) < 1e-5
-    assert 0.75 <= float(ratio.mean()) <= 1.25
-
-
-def test_zeros_outside_the_mask_stay_zero():
-    image = torch.randn(1, 8, 8, 8)
-    image[:, :3] = 0
-    section = AugmentationSection(**OFF | {"noise": 1.0, "gamma": 1.0})
-    result = augment_intensity(image, np.random.default_rng(0), section, masked_channels=(0,))
-    assert float(result[:, :3].abs().max()) == 0
-
-
-def test_a_flat_patch_stays_finite():
-    every = AugmentationSection(**dict.fromkeys(OFF, 1.0))
-    result = augment_intensity(torch.zeros(1, 4, 4, 4), np.random.default_rng(0), every)
-    assert bool(torch.isfinite(result).all())
-
-
-def test_two_dimensional_patches_pass_through():
-    every = AugmentationSection(**dict.fromkeys(OFF, 1.0))
-    result = augment_intensity(torch.randn(3, 16, 16, 1), np.random.default_rng(0), every)
-    assert result.shape == (3, 16, 16, 1)
+def test_names_of_sides_are_recognised(names, sided):
+    assert side_labels(names) == sided

@@ -40,6 +40,18 @@ def test_the_last_third_of_a_batch_is_centred_on_foreground():
     assert len(set(starts[0::3])) > 50
 
 
+def test_slices_are_drawn_all_alike_and_centred_on_foreground_in_their_own_slice():
+    cases = [Case((20, 9, 20), {1: [(3, 7, 5)]})]
+    starts = [draw(cases, k, size_xyz=(4, 1, 4)).start_xyz for k in range(900)]
+    assert all(start == (1, 7, 3) for start in starts[2::3])
+    counts = np.bincount([y for _, y, _ in starts[0::3]], minlength=9)
+    assert counts.sum() == 300
+    # 300 draws over 9 slices: 33 each on average, SD 5.4
+    assert counts.size == 9
+    assert counts.min() > 33 - 4 * 5.4
+    assert counts.max() < 33 + 4 * 5.4
+
+
 def test_patches_stay_inside_and_small_scans_are_centred():
     assert start_range((20, 4, 3), (4, 4, 8)) == ((0, 0, -2), (16, 0, -2))
     cases = [Case((6, 3, 20), {1: [(0, 0, 19)]})]

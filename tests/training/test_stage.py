@@ -1,75 +1,27 @@
 import itertools
 
-import numpy as np
 import pytest
 import torch
 
 from medseg.config.network_sections import UNetSection
 from medseg.config.sections import PrepareSection
-from medseg.config.train_sections import BudgetSection, OptimiserSection, TrainSection, ValidationSection
+from medseg.config.train_sections import BudgetSection, EarlyStoppingSection
 from medseg.durable import read_json, sha256_file
-from medseg.errors import ChangedError, InputError, ModelError
+from medseg.errors import ChangedError, InputError, ModelError, UsageError
 from medseg.inference.model import load_model
 from medseg.manifest import Case
-from medseg.preparation.grid import Grid, rows_of
-from medseg.preparation.plan import ChannelPlan, Plan
-from medseg.preparation.store import PreparedData, StoredCase, case_path
-from medseg.preparation.writing import write_case
+from medseg.training.architecture import architecture_of
+from medseg.training.budget import Forecast
+from medseg.training.distributed import Processes
 from medseg.training.identity import differences
-from medseg.training.inputs import TrainingInputs, architecture_of, prepared_ids, with_overrides
+from medseg.training.inputs import inner_split, prepared_ids, with_overrides
 from medseg.training.stage import run_training
-
-CPU = torch.device("cpu")
-CASES = ("a", "b", "c")
-
-
-def plan():
-    return Plan(
-        dimensions=3, orientation="RAS", spacing_xyz_mm=(1.0, 1.0, 1.0), median_shape_xyz=(12, 12, 8),
-        patch_size_xyz=(8, 8, 8), batch_size=2, channels=(ChannelPlan(name="MR", scheme="none"),),
-        labels={"background": (0,), "organ": (1,)}, features=(4, 8), strides=((1, 1, 1), (2, 2, 2)),
-        kernel_sizes=((3, 3, 3), (3, 3, 3)), batch_dice=True, stored_dtype="float32", fingerprint_sha256="0" * 64,
-    )  # fmt: skip
-
-
-def grid(shape):
-    unit = rows_of(np.eye(4))
-    return Grid(
-        original_shape=shape, original_affine=unit, permutation=(0, 1, 2), flips=(False, False, False),
-        crop_start=(0, 0, 0), crop_stop=shape, spacing_xyz_mm=(1.0, 1.0, 1.0), prepared_shape=shape, prepared_affine=unit,
-        prepared_spacing_xyz_mm=(1.0, 1.0, 1.0),
-    )  # fmt: skip
+from tests.training.small_run import CPU, inputs, plan, with_section, write_prepared
 
 
 @pytest.fixture
 def prepared(tmp_path):
-    cases = {}
-    for number, name in enumerate(CASES):
-        rng = np.random.default_rng(number)
-        labels = np.zeros((12, 12, 8), np.uint8)
-        labels[2 + number : 8 + number, 3:9, 2:6] = 1
-        image = (labels + 0.1 * rng.normal(size=labels.shape)).astype(np.float32)[None]
-        path = case_path(tmp_path / "prepared", name, f"key{number}")
-        write_case(
-            path, image=image, labels=labels, grid=grid(labels.shape), dtype="float32",
-            locations={1: np.flatnonzero(labels == 1)},
-        )  # fmt: skip
-        cases[name] = StoredCase(name, path)
-    return PreparedData(tmp_path / "prepared", plan(), cases, "f" * 64)
-
-
-def inputs(prepared, **changes):
-    section = TrainSection(
-        budget=BudgetSection(steps=8, steps_per_epoch=4),
-        optimiser=OptimiserSection(learning_rate=0.01),
-        validation=ValidationSection(cases=1),
-        precision="float32",
-    )
-    values = {
-        "prepared": prepared, "training": ("a", "b"), "validation": ("c",), "network": UNetSection(features=(2, 4)),
-        "section": section, "seed": 5, "fold": 0, "config_text": "name: x\n", "manifest_sha256": "0" * 64,
-    }  # fmt: skip
-    return TrainingInputs(**(values | changes))
+    return write_prepared(tmp_path / "prepared")
 
 
 def train(given, folder, **arguments):
@@ -162,9 +114,83 @@ def test_differences_are_named_by_their_path():
 
 
 def test_a_plan_of_minutes_undoes_its_timed_steps(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg.training.stage.planned_steps", lambda *_, step, **__: [step(n) for n in range(3)] and 8)
+    def planned(*_, step, **__):
+        for number in range(3):
+            step(number)
+        return Forecast(8)
+
+    monkeypatch.setattr("medseg.training.trainer.planned_steps", planned)
     train(inputs(prepared), tmp_path / "timed")
     monkeypatch.undo()
     train(inputs(prepared), tmp_path / "plain")
     digests = {sha256_file(tmp_path / name / "model" / "weights.safetensors") for name in ("timed", "plain")}
     assert len(digests) == 1
+
+
+def test_a_stop_while_steps_are_timed_leaves_nothing_behind(prepared, tmp_path):
+    given = with_section(inputs(prepared), budget=BudgetSection(minutes=5.0, steps_per_epoch=4))
+    folder = tmp_path / "run"
+    assert train(given, folder, stop=lambda: True) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json"]
+
+
+def test_a_stop_amid_validation_ends_the_start_and_the_next_one_makes_up_for_it(prepared, tmp_path):
+    train(inputs(prepared), tmp_path / "whole")
+    done = []
+    stopped = train(
+        inputs(prepared), tmp_path / "parts", each_step=lambda step, _: done.append(step), stop=lambda: len(done) == 8
+    )
+    # Asked to stop after step 8, before the epoch's validation, which is not begun.
+    assert [(epoch.step, epoch.complete) for epoch in stopped] == [(4, True), (8, False)]
+    assert not (tmp_path / "parts" / "model").exists()
+    assert [(epoch.step, epoch.complete) for epoch in train(inputs(prepared), tmp_path / "parts")] == [(8, True)]
+    digests = {sha256_file(tmp_path / name / "model" / "model.json") for name in ("whole", "parts")}
+    assert len(digests) == 1
+
+
+def test_more_processes_than_samples_are_refused(prepared, tmp_path):
+    with pytest.raises(UsageError, match="3 processes share batches of 2 samples"):
+        train(inputs(prepared), tmp_path / "run", processes=Processes(0, 3))
+
+
+def test_cases_set_aside_end_a_run_early_and_are_on_record(prepared, tmp_path):
+    given = with_section(
+        inputs(prepared, training=("a",), inner=("b",)),
+        budget=BudgetSection(steps=80, steps_per_epoch=2),
+        early_stopping=EarlyStoppingSection(patience_epochs=1, gain=1.0),
+    )
+    epochs = train(given, tmp_path / "run")
+    # best in epoch 1, since nothing gains 1.0; patience over with epoch 2 after 4 steps, of which a tenth is none: one more
+    assert [epoch.step for epoch in epochs] == [2, 4, 5]
+    assert all(epoch.inner is not None for epoch in epochs)
+    record = load_model(tmp_path / "run" / "model").info["training"]
+    assert record["set_aside_cases"] == ["b"]
+    assert "no gain on set-aside cases since epoch 1" in record["events"][0]
+
+
+def test_cases_are_set_aside_by_patient():
+    cases = [Case(id=f"{p}{n}", patient=p, images=("x.nii",)) for p in "abcdefghij" for n in (1, 2)]
+    kept, aside = inner_split(cases, share=0.2, seed=7)
+    assert len(aside) == 4
+    assert {case.patient for case in kept}.isdisjoint(case.patient for case in aside)
+    assert [case.id for case in cases if case in kept] == [case.id for case in kept]
+    assert inner_split(cases, share=0.2, seed=7) == (kept, aside)
+    assert any(inner_split(cases, share=0.2, seed=seed)[1] != aside for seed in range(5))
+    with pytest.raises(InputError, match=r"has 1 patient\(s\), expected 2 or more"):
+        inner_split(cases[:2], share=0.2, seed=7)
+
+
+def test_weights_to_start_from_are_loaded_and_on_record(prepared, tmp_path):
+    train(inputs(prepared), tmp_path / "first")
+    weights = tmp_path / "first" / "model"
+    given = with_section(inputs(prepared, init_from=weights, seed=6), budget=BudgetSection(steps=1))
+    train(given, tmp_path / "second")
+    identity = read_json(tmp_path / "second" / "run.json")["identity"]
+    assert identity["init_from"] == sha256_file(weights / "weights.safetensors")
+    before, after = (
+        load_model(weights).network.state_dict(),
+        load_model(tmp_path / "second" / "model").network.state_dict(),
+    )
+    assert all(torch.allclose(before[name], after[name], atol=0.05) for name in before)
+    with pytest.raises(InputError, match="no_model holds no weights"):
+        train(inputs(prepared, init_from=tmp_path / "no_model"), tmp_path / "third")
