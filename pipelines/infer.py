@@ -23,7 +23,7 @@ from medseg.errors import UsageError
 
 if TYPE_CHECKING:
     from medseg.inference.cases import InferCase
-    from medseg.inference.engine import Engine
+    from medseg.inference.ensemble import MaskMaker
     from medseg.inference.report import CaseReport
 
 _PURPOSE = "Write masks for scans with a trained model."
@@ -52,17 +52,19 @@ def _infer(context: Context) -> int:
     return exit_code([report for folder, cases in jobs.items() for report in _predict(context, engine, cases, folder)])
 
 
-def _engine(context: Context) -> Engine:
-    from medseg.inference.engine import Engine
-    from medseg.inference.experiment import experiment_models, own_section
-    from medseg.inference.model import load_model
+def _engine(context: Context) -> MaskMaker:
+    from medseg.inference.ensemble import build_engine
+    from medseg.inference.experiment import experiment_models, own_section, refuse_trained_on
+    from medseg.inference.model import load_models
     from medseg.networks.precision import choose_device
 
     config, device, folders = context.config, choose_device(context.device), context.args.model or ()
     if config is not None and not folders:
         folders = experiment_models(config.infer, work=context.work, fold=config.data.fold)
-    models = [load_model(folder, device=device) for folder in folders]
-    return Engine(models, config.infer if config is not None else own_section(models[0]), device=device)
+    models = [model for folder in folders for model in load_models(folder, device=device)]
+    if config is not None and not context.args.inputs:
+        refuse_trained_on(models, config.infer, fold=config.data.fold)
+    return build_engine(models, config.infer if config is not None else own_section(models[0]), device=device)
 
 
 def _experiment_jobs(context: Context) -> Mapping[Path, Sequence[InferCase]]:
@@ -78,14 +80,14 @@ def _experiment_jobs(context: Context) -> Mapping[Path, Sequence[InferCase]]:
     return {context.work / "predictions" / name: cases for name, cases in found.items()}
 
 
-def _named_jobs(args: argparse.Namespace, engine: Engine) -> Mapping[Path, Sequence[InferCase]]:
+def _named_jobs(args: argparse.Namespace, engine: MaskMaker) -> Mapping[Path, Sequence[InferCase]]:
     from medseg.inference.cases import find_cases
 
     places = {"data_root": args.data_root, "allow_outside": args.allow_outside, "leave_out": args.output}
     return {args.output: find_cases(args.inputs, channels=engine.plan.channels, **places)}
 
 
-def _predict(context: Context, engine: Engine, cases: Sequence[InferCase], folder: Path) -> Sequence[CaseReport]:
+def _predict(context: Context, engine: MaskMaker, cases: Sequence[InferCase], folder: Path) -> Sequence[CaseReport]:
     from medseg.inference.report import summary
     from medseg.inference.stage import infer_folder
     from medseg.tracking.record import write_stage_record

@@ -62,6 +62,7 @@ def _prepare(context: Context) -> int:
             replan=args.replan,
             check_only=args.check_only,
             verify=args.repair,
+            device=context.device,
             processes=args.processes,
             show=show_checks,
         )

@@ -13,7 +13,8 @@ import torch
 from medseg.config.sections import InferSection
 from medseg.durable import sha256_json
 from medseg.errors import ModelError
-from medseg.imaging import Header, LabelMap, Volume
+from medseg.evaluation.postprocessing import Step, apply_steps
+from medseg.imaging import Header, LabelMap, Volume, spacing_xyz_mm
 from medseg.imaging.labels import from_classes
 from medseg.imaging.volume import Affine
 from medseg.inference.model import Model
@@ -28,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 ClassArray = npt.NDArray[np.uint8]
 
 # What the plan says about how a scan becomes the network's input and its answer a mask. Patch and network may differ.
-_SHARED_BY_AN_ENSEMBLE = ("dimensions", "orientation", "spacing_xyz_mm", "channels", "labels")
+SHARED_BY_AN_ENSEMBLE = ("dimensions", "through_plane_axis", "orientation", "spacing_xyz_mm", "channels", "labels")
 _DEVICE_SHARE = 0.5
 
 
@@ -58,15 +59,25 @@ class Engine:
         """The first model's; members agree in everything that concerns scans and classes."""
         return self.models[0].plan
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The post-processing that the models bring along; none where the section says so."""
+        return self.models[0].postprocessing if self.section.postprocess else ()
+
     def _refuse_strangers(self) -> None:
         for model in self.models[1:]:
-            for name in _SHARED_BY_AN_ENSEMBLE:
+            for name in SHARED_BY_AN_ENSEMBLE:
                 own, first = getattr(model.plan, name), getattr(self.plan, name)
                 if own != first:
                     raise ModelError(
                         f"{model.folder.name}: {name} of its plan is {own}, expected {first} "
                         f"as in {self.models[0].folder.name}; average only models that were prepared alike"
                     )
+            if self.section.postprocess and model.postprocessing != self.models[0].postprocessing:
+                raise ModelError(
+                    f"{model.folder.name}: has other post-processing than {self.models[0].folder.name}, expected the same; "
+                    "set infer.postprocess=false, or average members of one ensemble"
+                )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -75,8 +86,9 @@ class Engine:
 
     def settings(self) -> dict[str, str]:
         """All that a mask depends on beside the scan, as checksums and short texts."""
-        section = self.section.model_dump(mode="json", exclude={"cases", "ensemble"})
-        return {
+        section = self.section.model_dump(mode="json", exclude={"cases", "ensemble", "postprocess"})
+        steps = {"postprocessing": sha256_json([step.plain() for step in self.steps])} if self.steps else {}
+        return steps | {
             "models": " ".join(model.sha256 for model in self.models),
             "infer": sha256_json(section),
             "medseg": version("medseg"),
@@ -112,13 +124,13 @@ class Engine:
     def _scores_of(self, model: Model, array: FloatArray) -> FloatArray:
         return predict_scores(
             array,
-            model.network,
+            model.ready(),
             patch_size_xyz=model.plan.patch_size_xyz,
-            class_count=model.plan.class_count,
+            class_count=model.plan.output_count,
             overlap=self.section.overlap,
             mirror_axes_xyz=model.mirror_axes_xyz if self.section.mirror else (),
             batch_size=self.section.batch_size,
-            planar=model.plan.dimensions == 2,
+            slice_axis=model.plan.slice_axis,
             device=self.device,
             precision=self.precision,
             gather_on_device=self._fits_device(array, model.plan),
@@ -128,7 +140,7 @@ class Engine:
         """Whether image and scores may lie in the device's memory, with half of what is free left to the network."""
         if self.device.type != "cuda":
             return True
-        needed = 4 * (array.size + plan.class_count * array[0].size)
+        needed = 4 * (array.size + plan.output_count * array[0].size)
         free, _ = torch.cuda.mem_get_info(self.device)
         fits = needed < _DEVICE_SHARE * free
         if not fits:
@@ -140,8 +152,10 @@ class Engine:
         return bool(fits)
 
     def classes(self, scores: FloatArray, grid: Grid) -> ClassArray:
-        """(X, Y, Z) uint8 class indices on the scan's own grid; background outside the crop."""
-        return restore_classes(scores, grid)
+        """(X, Y, Z) uint8 class indices on the scan's own grid, after post-processing; background outside the crop."""
+        classes = restore_classes(scores, grid, self.plan.regions)
+        spacing = [float(size) for size in spacing_xyz_mm(np.array(grid.original_affine))]
+        return apply_steps(classes, self.steps, class_names=self.class_names, spacing_xyz_mm=spacing)
 
     def label_map(self, classes: ClassArray, *, affine: Affine, header: Header | None) -> LabelMap:
         """The classes as the label values of the model's manifest, on the scan's grid."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config import load_config
@@ -29,6 +30,20 @@ def experiment_models(section: InferSection, *, work: Path, fold: int | None) ->
             f"the held-out cases of fold {fold}; set infer.cases=testing, or take the ensemble out"
         )
     return tuple(latest_run(work, other) / "model" for other in folds)
+
+
+def refuse_trained_on(models: Sequence[Model], section: InferSection, *, fold: int | None) -> None:
+    """Raises UsageError where an ensemble that was named with ``--model`` would predict cases that members trained on."""
+    strangers = [model.folder.name for model in models if model.stream and _fold_of(model) != fold]
+    if section.cases != TESTING and strangers:
+        raise UsageError(
+            f"--model: member {strangers[0]} of the ensemble was trained on the held-out cases of fold {fold}, expected "
+            "none of them; set infer.cases=testing, or name the scans"
+        )
+
+
+def _fold_of(model: Model) -> object:
+    return model.info.get("training", {}).get("fold")
 
 
 def experiment_cases(

@@ -1,29 +1,38 @@
 """A trained model's folder: weights, plan, labels, versions and hashes. Nothing outside it is needed to use it.
 
 ``model.json`` names every other file with its SHA-256; weights are safetensors, so loading a model runs no code of its own.
+An ensemble's folder holds one such folder per member, and a ``model.json`` that names them with their SHA-256 and the
+post-processing that is part of the model. Its members' weights stay on the disk and go, one after another, through one
+network on the device: five folds need the memory of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from medseg.durable import read_json, sha256_bytes, sha256_file, write_bytes, write_json, write_text
+from medseg.durable import read_json, sha256_bytes, sha256_file, sha256_json, write_bytes, write_json, write_text
 from medseg.errors import InputError, ModelError
+from medseg.evaluation.postprocessing import Step, steps_from_plain
 from medseg.networks.build import build_network
 from medseg.preparation.plan import Plan
 from medseg.preparation.plan_file import plan_text
 
 MODEL_FORMAT = 1
+ENSEMBLE_FORMAT = 2
+_MEMBER_FILES = ("config.yaml", "plan.yaml", "weights.safetensors")
 _PACKAGES = ("medseg", "monai", "numpy", "torch")
 
 
@@ -32,12 +41,15 @@ class Model:
     """A network ready to predict, and what it was trained for.
 
     Attributes:
-        network: in eval mode on its device; (B, C, X, Y, Z) -> (B, K, X, Y, Z) logits, without Z where planar.
+        network: in eval mode on its device; (B, C, X, Y, Z) -> (B, K, X, Y, Z) logits, without Z where planar. Members of an
+            ensemble share it: call :meth:`ready` for the one with this model's weights.
         plan: how a scan is brought to the network's grid and intensities.
         mirror_axes_xyz: axes that training mirrored (0 = x), along which predictions may be averaged.
         sha256: of the model folder as a whole.
         folder: where it was loaded from.
         info: ``model.json``: what it was trained on and with.
+        postprocessing: what is done to its masks, in this order.
+        stream: puts this member's weights into ``network``; None where they always are.
     """
 
     network: nn.Module
@@ -46,6 +58,14 @@ class Model:
     sha256: str
     folder: Path
     info: Mapping[str, Any]
+    postprocessing: tuple[Step, ...] = ()
+    stream: Callable[[], None] | None = None
+
+    def ready(self) -> nn.Module:
+        """The network, with this model's weights in it until another member of its ensemble is made ready."""
+        if self.stream is not None:
+            self.stream()
+        return self.network
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,11 +118,80 @@ def save_model(
 
 
 def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Model:
-    """Loads a model folder onto ``device``, checking every file's hash first.
+    """Loads the folder of a single model onto ``device``, checking every file's hash first.
 
     Raises:
-        ModelError: no model there, a file is missing or damaged, or a newer medseg wrote it.
+        ModelError: no model there, an ensemble, a file is missing or damaged, or a newer medseg wrote it.
     """
+    info = _model_json(folder)
+    if "members" in info:
+        raise ModelError(f"{folder.name}: is an ensemble of {len(info['members'])} models, expected a single one")
+    try:
+        network = _load(folder, info, build_network(info["architecture"]))
+        return _described(folder, info, network.to(device).eval())
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
+        raise _misfit(folder, error) from error
+
+
+def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Model, ...]:
+    """Loads a model folder: one model, or the members of an ensemble, which share a network per architecture.
+
+    Members' weights are hashed here and read again from the disk (in practice from the system's cache) when they are used.
+
+    Raises:
+        ModelError: as :func:`load_model`, or a member is not the one that the ensemble was made of.
+    """
+    info = _model_json(folder)
+    if "members" not in info:
+        return (load_model(folder, device=device),)
+    shared: dict[str, _SharedNetwork] = {}
+    try:
+        members = [_load_member(folder, member, shared, device) for member in info["members"]]
+        steps = steps_from_plain(info["postprocessing"], members[0].class_names)
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, IndexError) as error:
+        raise _misfit(folder, error) from error
+    return tuple(replace(member, postprocessing=steps) for member in members)
+
+
+class _SharedNetwork:
+    """A network on the device that holds the weights of one member at a time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._held: object = None
+
+    def hold(self, folder: Path, weights: Any) -> None:
+        """Copies a member's weights, an open safetensors file, into the network, unless they are there."""
+        if self._held is weights:
+            return
+        self._held = None
+        try:
+            self.network.load_state_dict({name: weights.get_tensor(name) for name in weights.keys()})  # noqa: SIM118
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            raise _misfit(folder, error) from error
+        self._held = weights
+
+
+def _load_member(
+    folder: Path, member: Mapping[str, Any], shared: dict[str, _SharedNetwork], device: torch.device | str
+) -> Model:
+    path = folder / str(member["folder"])
+    if path.parent != folder:
+        raise ModelError(f"{folder.name}: has member {member['folder']!r}, expected the name of a folder inside")
+    info = _model_json(path)
+    if sha256_file(path / "model.json") != member["sha256"]:
+        raise ModelError(f"{folder.name}: {path.name} is not the member it was made of; copy the model folder again")
+    for name in _MEMBER_FILES:
+        _checked_file(path, name, info["files"])
+    weights = safetensors.safe_open(path / "weights.safetensors", framework="pt")
+    key = sha256_json(info["architecture"])
+    if key not in shared:
+        shared[key] = _SharedNetwork(build_network(info["architecture"]).to(device).eval())
+    one = shared[key]
+    return replace(_described(path, info, one.network), stream=lambda: one.hold(path, weights))
+
+
+def _model_json(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     if not path.is_file():
         raise ModelError(
@@ -114,32 +203,107 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{folder.name}: {error}") from error
     if not isinstance(info, dict) or info.get("kind") != "medseg model":
         raise ModelError(f"{folder.name}: model.json describes no medseg model; check the path")
-    if info.get("format") != MODEL_FORMAT:
+    expected = ENSEMBLE_FORMAT if "members" in info else MODEL_FORMAT
+    if info.get("format") != expected:
         raise ModelError(
-            f"{folder.name}: has model format {info.get('format')}, this medseg reads {MODEL_FORMAT}; update medseg"
+            f"{folder.name}: has model format {info.get('format')}, this medseg reads {expected}; update medseg"
         )
-    try:
-        data = _checked_files(folder, dict(info["files"]))
-        plan = Plan.model_validate_json(json.dumps(info["plan"]), strict=True)
-        network = build_network(info["architecture"])
-        network.load_state_dict(safetensors.torch.load(data))
-        axes = tuple(int(axis) for axis in info["mirror_axes_xyz"])
-    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
-        raise ModelError(
-            f"{folder.name}: model.json and weights do not fit together ({type(error).__name__})"
-        ) from error
-    network = network.to(device).eval()
-    return Model(network, plan, axes, sha256_file(path), folder, info)
+    return info
 
 
-def _checked_files(folder: Path, files: Mapping[str, str]) -> bytes:
+def _described(folder: Path, info: Mapping[str, Any], network: nn.Module) -> Model:
+    plan = Plan.model_validate_json(json.dumps(info["plan"]), strict=True)
+    axes = tuple(int(axis) for axis in info["mirror_axes_xyz"])
+    return Model(network, plan, axes, sha256_file(folder / "model.json"), folder, info)
+
+
+def _load(folder: Path, info: Mapping[str, Any], network: nn.Module) -> nn.Module:
     weights = b""
-    for name in ("config.yaml", "plan.yaml", "weights.safetensors"):
-        try:
-            data = (folder / name).read_bytes()
-        except OSError as error:
-            raise ModelError(f"{folder.name}: {name} is missing or unreadable; copy the model folder again") from error
-        if sha256_bytes(data) != files[name]:
-            raise ModelError(f"{folder.name}: {name} does not have its checksum; copy the model folder again")
-        weights = data
-    return weights
+    for name in _MEMBER_FILES:  # the weights come last; each file is read once, so what is hashed is what is used
+        weights = _checked_file(folder, name, info["files"])
+    network.load_state_dict(safetensors.torch.load(weights))
+    return network
+
+
+def _misfit(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder.name}: model.json and weights do not fit together ({type(error).__name__})")
+
+
+def _checked_file(folder: Path, name: str, files: Mapping[str, str]) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise ModelError(f"{folder.name}: {name} is missing or unreadable; copy the model folder again") from error
+    if sha256_bytes(data) != files[name]:
+        raise ModelError(f"{folder.name}: {name} does not have its checksum; copy the model folder again")
+    return data
+
+
+def save_ensemble(
+    folder: Path,
+    members: Mapping[str, Path],
+    *,
+    postprocessing: Sequence[Step] = (),
+    evidence: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes an ensemble's folder: copies of its members, and ``model.json`` last.
+
+    Where the folder is this ensemble already, nothing is written. While it is made anew it holds no ``model.json``, so it is
+    never taken for a whole one.
+
+    Args:
+        folder: made where it is missing.
+        members: name of its subfolder to each member's model folder; at least one.
+        postprocessing: what is done to the ensemble's masks.
+        evidence: plain values: what the members and steps were chosen by.
+
+    Returns:
+        The ensemble's SHA-256.
+
+    Raises:
+        ModelError: there is no member, or one is no single model.
+    """
+    if not members:
+        raise ModelError("ensemble: has no member, expected at least one model folder")
+    infos = {name: _model_json(source) for name, source in members.items()}
+    for name, info in infos.items():
+        if "members" in info:
+            raise ModelError(f"{name}: is an ensemble itself, expected a single model; name its members")
+    first = next(iter(infos.values()))
+    content = {
+        "format": ENSEMBLE_FORMAT,
+        "kind": "medseg model",
+        "members": [{"folder": name, "sha256": sha256_file(path / "model.json")} for name, path in members.items()],
+        "labels": first["labels"],
+        "postprocessing": [step.plain() for step in postprocessing],
+        "evidence": dict(evidence or {}),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    if not _is_written(folder, content):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "model.json").unlink()
+        for name, source in members.items():
+            for file in _MEMBER_FILES:
+                write_bytes(folder / name / file, _checked_file(source, file, infos[name]["files"]))
+            write_bytes(folder / name / "model.json", (source / "model.json").read_bytes())
+        for stale in folder.iterdir():
+            if stale.is_dir() and stale.name not in members and (stale / "model.json").is_file():
+                shutil.rmtree(stale)
+        write_json(folder / "model.json", content)
+    return sha256_file(folder / "model.json")
+
+
+def _is_written(folder: Path, content: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this ensemble and its members are whole."""
+    try:
+        if read_json(folder / "model.json") != json.loads(json.dumps(content)):
+            return False
+        for member in content["members"]:
+            path = folder / member["folder"]
+            if sha256_file(path / "model.json") != member["sha256"]:
+                return False
+            for file in _MEMBER_FILES:
+                _checked_file(path, file, read_json(path / "model.json")["files"])
+    except (OSError, InputError):
+        return False
+    return True

@@ -11,9 +11,9 @@ import torch
 from medseg.config.sections import InferSection
 from medseg.errors import UsageError
 from medseg.imaging import LabelMap, Volume, write_label_map
-from medseg.inference.engine import Engine
+from medseg.inference.ensemble import build_engine
 from medseg.inference.experiment import own_section
-from medseg.inference.model import Model, load_model
+from medseg.inference.model import Model, load_models
 from medseg.networks.precision import choose_device
 from medseg.preparation.case import load_case
 
@@ -24,14 +24,16 @@ class Predictor:
     """A model ready for scans. It is loaded once and used as often as one likes, by one thread at a time.
 
     Args:
-        model: from ``load_model``.
+        models: from ``load_models``: one, or the members of an ensemble.
         device: where the model's network is.
         section: overlap, mirrors, precision; None takes those of the config that the model was trained with.
     """
 
-    def __init__(self, model: Model, *, device: torch.device, section: InferSection | None = None) -> None:
-        self.model = model
-        self._engine = Engine([model], section or own_section(model), device=device)
+    def __init__(
+        self, models: Model | Sequence[Model], *, device: torch.device, section: InferSection | None = None
+    ) -> None:
+        self.models = (models,) if isinstance(models, Model) else tuple(models)
+        self._engine = build_engine(self.models, section or own_section(self.models[0]), device=device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ class Predictor:
             GeometryError: the scan's grid can't be used.
             EnvironmentFault: the output can't be written.
         """
-        volume = scan if isinstance(scan, Volume) else load_case(_paths(scan), self.model.plan.channels)
+        volume = scan if isinstance(scan, Volume) else load_case(_paths(scan), self._engine.plan.channels)
         array, grid = self._engine.prepare(volume)
         classes = self._engine.classes(self._engine.scores(array), grid)
         label_map = self._engine.label_map(classes, affine=volume.affine, header=volume.header)
@@ -75,4 +77,4 @@ def _paths(scan: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> t
 def load_predictor(model_folder: str | os.PathLike[str], device: str | None = "cpu") -> Predictor:
     """Loads a model folder; see ``medseg.load``."""
     chosen = choose_device(device)
-    return Predictor(load_model(Path(model_folder), device=chosen), device=chosen)
+    return Predictor(load_models(Path(model_folder), device=chosen), device=chosen)

@@ -22,7 +22,7 @@ def predict_scores(  # noqa: PLR0913 - plain values, one meaning each
     overlap: float = 0.5,
     mirror_axes_xyz: Sequence[int] = (),
     batch_size: int | None = None,
-    planar: bool = False,
+    slice_axis: int | None = None,
     device: torch.device | str = "cpu",
     precision: torch.dtype | None = None,
     gather_on_device: bool = True,
@@ -33,13 +33,14 @@ def predict_scores(  # noqa: PLR0913 - plain values, one meaning each
 
     Args:
         array: (C, X, Y, Z) float32, normalised; every size at least 1.
-        network: (B, C, X, Y, Z) -> (B, K, X, Y, Z) scores in eval mode; (B, C, X, Y) -> (B, K, X, Y) where ``planar``.
-        patch_size_xyz: window in voxels; z is 1 where ``planar``, and each slice is a window of its own.
+        network: (B, C, X, Y, Z) -> (B, K, X, Y, Z) scores in eval mode; a 2D one (B, C, X, Y) -> (B, K, X, Y), or the two
+            axes that are left without ``slice_axis``, in their order.
+        patch_size_xyz: window in voxels; 1 along ``slice_axis``, so that each slice has windows of its own.
         class_count: K, background included.
         overlap: share of a window that the next one covers at least, in [0, 1).
-        mirror_axes_xyz: axes of which all mirror combinations are averaged (8 passes for three); z is left out in 2D.
+        mirror_axes_xyz: axes of which all mirror combinations are averaged (8 passes for three); ``slice_axis`` is left out.
         batch_size: windows or mirror copies per forward pass; None chooses by device and patch.
-        planar: the network is 2D.
+        slice_axis: the axis (0 = x) that a 2D network does not see, along which slices are stacked; None for a 3D network.
         device: where the network is.
         precision: autocast type such as ``torch.bfloat16``; None computes in float32. Blending is always float32.
         gather_on_device: keep image and scores in the device's memory; False keeps them in host memory.
@@ -62,7 +63,7 @@ def predict_scores(  # noqa: PLR0913 - plain values, one meaning each
             overlap=overlap,
             mirror_axes_xyz=mirror_axes_xyz,
             batch_size=batch_size,
-            planar=planar,
+            slice_axis=slice_axis,
             device=device,
             precision=precision,
         )

@@ -17,20 +17,18 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from medseg.durable import FolderLock, remove_stale_temporaries
 from medseg.errors import EnvironmentFault, MedsegError, ScanError
 from medseg.imaging import Header, write_label_map
 from medseg.imaging.volume import Affine
 from medseg.inference.cases import InferCase, refuse_same_names
-from medseg.inference.engine import Engine
+from medseg.inference.ensemble import MaskMaker
 from medseg.inference.inputs import InputFiles
 from medseg.inference.measures import measure_classes
 from medseg.inference.report import CaseReport, ReportFile
-from medseg.inference.sliding_window import FloatArray
 from medseg.preparation.case import load_case
-from medseg.preparation.grid import Grid
 from medseg.runner.progress import CaseProgress
 from medseg.runner.sidecar import Origin, is_done, read_sidecar, write_sidecar
 
@@ -47,15 +45,15 @@ T = TypeVar("T")
 class _Prepared:
     """A scan ready for the network, and what its mask needs to know of it; the voxels as read are let go."""
 
-    array: FloatArray
-    grid: Grid
+    array: Any
+    grid: Any
     affine: Affine
     header: Header | None
     origin: Origin
     seconds: float
 
 
-def infer_folder(engine: Engine, cases: Sequence[InferCase], *, output: Path) -> list[CaseReport]:
+def infer_folder(engine: MaskMaker, cases: Sequence[InferCase], *, output: Path) -> list[CaseReport]:
     """As :func:`run_infer`, with all that belongs to a folder: its lock, its ``report.jsonl``, and progress.
 
     Raises:
@@ -79,7 +77,7 @@ def infer_folder(engine: Engine, cases: Sequence[InferCase], *, output: Path) ->
     return reports
 
 
-def run_infer(engine: Engine, cases: Sequence[InferCase], *, output: Path) -> Generator[CaseReport, None, None]:
+def run_infer(engine: MaskMaker, cases: Sequence[InferCase], *, output: Path) -> Generator[CaseReport, None, None]:
     """Writes a mask and its sidecar for every case, and yields one report per case, in order.
 
     A case whose sidecar matches its input, the models and the settings, and whose mask still has the bytes it had, is
@@ -111,7 +109,7 @@ def run_infer(engine: Engine, cases: Sequence[InferCase], *, output: Path) -> Ge
 
 
 def _stream(
-    engine: Engine,
+    engine: MaskMaker,
     cases: Sequence[InferCase],
     output: Path,
     settings: dict[str, str],
@@ -135,7 +133,7 @@ def _stream(
 
 
 def _computed(
-    engine: Engine,
+    engine: MaskMaker,
     case: InferCase,
     reading: Future[_Prepared | CaseReport],
     output: Path,
@@ -150,7 +148,7 @@ def _computed(
     if isinstance(scores, CaseReport):
         return _settled(scores)
     seconds = {"read": prepared.seconds, "compute": time.monotonic() - began}
-    rest = replace(prepared, array=prepared.array[:0])
+    rest = replace(prepared, array=None)
     write = partial(_write, engine, case, rest, scores, output, seconds)
     return writer.submit(_isolated, case, write, environment_stops=True)
 
@@ -175,7 +173,7 @@ def _isolated(case: InferCase, work: Callable[[], T], *, environment_stops: bool
         return CaseReport(id=case.id, status="failed", reason=reason)
 
 
-def _read(engine: Engine, case: InferCase, output: Path, settings: dict[str, str]) -> _Prepared | CaseReport:
+def _read(engine: MaskMaker, case: InferCase, output: Path, settings: dict[str, str]) -> _Prepared | CaseReport:
     began = time.monotonic()
     if case.fault is not None:
         raise ScanError(case.fault)
@@ -208,13 +206,15 @@ def _kept(case: InferCase, output: Path) -> CaseReport:
 
 
 def _write(
-    engine: Engine, case: InferCase, prepared: _Prepared, scores: FloatArray, output: Path, seconds: dict[str, float]
+    engine: MaskMaker, case: InferCase, prepared: _Prepared, scores: Any, output: Path, seconds: dict[str, float]
 ) -> CaseReport:
     began = time.monotonic()
     header = prepared.header
     classes = engine.classes(scores, prepared.grid)
     planar = header is not None and header.planar
-    measures = measure_classes(classes, class_names=engine.class_names, affine=prepared.affine, planar=planar)
+    measures = measure_classes(
+        classes, class_names=engine.class_names, affine=prepared.affine, planar=planar, regions=engine.plan.regions
+    )
     label_map = engine.label_map(classes, affine=prepared.affine, header=header)
     path = output / case.output_name
     write_label_map(label_map, path, like=header)

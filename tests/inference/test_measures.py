@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from medseg.imaging import Regions
 from medseg.inference.measures import measure_classes
 
 NAMES = ("background", "organ", "lesion", "absent")
@@ -31,3 +32,12 @@ def test_a_picture_has_no_volume_and_no_face_along_z():
     classes[2, 2, 0] = 1
     measures = measure_classes(classes, class_names=NAMES[:2], affine=np.eye(4), planar=True)
     assert (measures.voxels, measures.volume_ml, measures.touches_border) == ({"organ": 1}, {}, {"organ": False})
+
+
+def test_overlapping_regions_count_as_a_whole():
+    regions = Regions({"background": (0,), "organ": (1, 2), "lesion": (2,)})
+    classes = np.zeros((5, 5, 5), np.uint8)
+    classes[1:3, 2, 2], classes[0, 2, 2] = 1, 2
+    measures = measure_classes(classes, class_names=tuple(regions.labels), affine=np.eye(4), regions=regions)
+    assert measures.voxels == {"organ": 3, "lesion": 1}
+    assert measures.touches_border == {"organ": True, "lesion": True}

@@ -13,9 +13,11 @@ from medseg.errors import EnvironmentFault, ModelError, ScanError, UsageError
 from medseg.inference.cases import InferCase
 from medseg.inference.engine import Engine
 from medseg.inference.model import load_model
+from medseg.inference.predictor import Predictor
 from medseg.inference.stage import run_infer
-from tests.inference.stand_ins import threshold_model, write_model
-from tests.synthetic import scan, write_scan
+from medseg.preparation.case import prepare_image
+from tests.inference.stand_ins import plan_for, threshold_model, write_model
+from tests.synthetic import dice, scan, write_scan
 
 CPU = torch.device("cpu")
 
@@ -48,6 +50,22 @@ def test_a_planar_model_on_a_picture(tmp_path):
     predictor = medseg.load(write_model(tmp_path / "model", dimensions=2))
     assert predictor.predict(image, output=tmp_path / "mask.png").shape == (48, 40, 1)
     assert (tmp_path / "mask.png").exists()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("name", ["oblique_flipped", "permuted_flipped", "anisotropic"])
+def test_a_planar_model_on_volumes_goes_slice_by_slice(name, axis):
+    """A network that tells the classes by grey value alone draws the scan's own labels, whichever way it is sliced."""
+    made = scan(name)
+    patch = tuple(1 if a == axis else 16 for a in range(3))
+    own = prepare_image(made.volume, plan_for())[1].spacing_xyz_mm
+    # Along the stack the plan's spacing does not count.
+    spacing = tuple(99.0 if a == axis else 0.9 * s for a, s in enumerate(own))
+    model = threshold_model(spacing, dimensions=2, patch=patch, through_plane_axis=axis)
+    drawn = Predictor([model], device=CPU, section=InferSection(precision="float32")).predict(made.volume)
+    np.testing.assert_array_equal(drawn.affine, made.affine)
+    for value in (1, 2):
+        assert dice(drawn.array, made.labels, value) > 0.95
 
 
 def test_what_does_not_fit_is_refused(tmp_path, folder):

@@ -29,7 +29,7 @@ def small_network(channels=2, classes=3, planar=False, seed=0):
     return torch.nn.Sequential(*layers).eval()
 
 
-def naive_scores(array, network, patch, classes, overlap, mirror_axes, planar=False):
+def naive_scores(array, network, patch, classes, overlap, mirror_axes, slice_axis=None):
     """nnU-Net's recipe written down once more in float64, without any of the engine's short cuts."""
     lack = [max(0, p - n) for p, n in zip(patch, array.shape[1:], strict=True)]
     before = [n // 2 for n in lack]
@@ -50,7 +50,10 @@ def naive_scores(array, network, patch, classes, overlap, mirror_axes, planar=Fa
         for flips in ([1 + a for a in subset] for subset in axes):
             window = torch.from_numpy(np.flip(padded[(slice(None), *where)], flips).copy())[None]
             with torch.no_grad():
-                answer = network(window[..., 0])[..., None] if planar else network(window)
+                if slice_axis is None:
+                    answer = network(window)
+                else:
+                    answer = network(window.select(2 + slice_axis, 0)).unsqueeze(2 + slice_axis)
             mean += np.flip(answer[0].numpy(), flips) / len(axes)
         total[(slice(None), *where)] += mean * gauss
         weights[where] += gauss
@@ -143,19 +146,35 @@ def test_scores_equal_a_naive_float64_computation(shape, patch, overlap, mirror_
     np.testing.assert_allclose(scores, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("depth", [1, 4])
-def test_planar_network_goes_slice_by_slice(depth):
-    array = scan((2, 11, 5, depth))
+@pytest.mark.parametrize(
+    ("shape", "patch", "axis"),
+    [((11, 5, 1), (6, 8, 1), 2), ((11, 5, 4), (6, 8, 1), 2), ((11, 4, 5), (6, 1, 8), 1), ((4, 11, 5), (1, 6, 8), 0)],
+)
+def test_planar_network_goes_slice_by_slice(shape, patch, axis):
+    array = scan((2, *shape))
     scores = predict_scores(
         array,
         small_network(planar=True),
-        patch_size_xyz=(6, 8, 1),
+        patch_size_xyz=patch,
         class_count=3,
         mirror_axes_xyz=(0, 1, 2),
-        planar=True,
+        slice_axis=axis,
     )
-    expected = naive_scores(array, small_network(planar=True).double(), (6, 8, 1), 3, 0.5, (0, 1), planar=True)
+    mirrored = tuple(a for a in range(3) if a != axis)
+    expected = naive_scores(array, small_network(planar=True).double(), patch, 3, 0.5, mirrored, slice_axis=axis)
     np.testing.assert_allclose(scores, expected, atol=2e-6)
+
+
+def test_slices_in_the_middle_of_a_stack_are_a_batch():
+    """One forward pass for as many slices as one batch holds, whichever axis they are stacked along."""
+    sizes = []
+
+    def network(x):
+        sizes.append(x.shape[0])
+        return x[:, :1]
+
+    predict_scores(scan((1, 8, 6, 8)), network, patch_size_xyz=(8, 1, 8), class_count=1, batch_size=4, slice_axis=1)
+    assert sizes == [4, 2]
 
 
 @pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
@@ -239,8 +258,8 @@ def test_refuses_a_network_of_other_classes():
 
 
 def test_refuses_a_thick_patch_for_a_planar_network():
-    with pytest.raises(ValueError, match="expected z = 1"):
-        predict_scores(scan(), small_network(planar=True), patch_size_xyz=(4, 4, 4), class_count=3, planar=True)
+    with pytest.raises(ValueError, match="expected y = 1"):
+        predict_scores(scan(), small_network(planar=True), patch_size_xyz=(4, 4, 4), class_count=3, slice_axis=1)
 
 
 def test_blend_windows_gathers_on_the_images_device():
