@@ -108,8 +108,8 @@ class Experiment:
         if difference := grid_difference(volume.shape, volume.affine, labels.shape, labels.affine):
             raise GeometryError(f"{case.id}: scan and label map lie on different grids ({difference}), expected one")
         classes = to_classes(labels, self.manifest.labels, ignore=self.manifest.ignore, name=case.id)
-        dimensions = 2 if volume.shape[2] == 1 else 3
-        change = axis_change(volume.affine, orientation=self.config.prepare.orientation, dimensions=dimensions)
+        picture = volume.shape[2] == 1
+        change = axis_change(volume.affine, orientation=self.config.prepare.orientation, picture=picture)
         return Labelled(case.id, apply_axes(volume.array, change), apply_axes(classes, change))
 
 

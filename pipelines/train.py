@@ -46,7 +46,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extend", action="store_true", help="train a finished run on to the larger budget that the config has now"
     )
-    parser.add_argument("--fold", metavar="FOLDS", help="all, or e.g. 0,2: each in a process; all are then scored together")
+    parser.add_argument(
+        "--fold", metavar="FOLDS", help="all, or e.g. 0,2: each in a process; all are then scored together"
+    )
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="folds trained side by side [%(default)s]")
 
 

@@ -15,11 +15,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("medseg",),
     ("pipelines", "cli"),
+    ("search", "crossvalidation", "audit"),
     ("training", "report", "exchange", "serving"),
     ("inference",),
     ("preparation", "evaluation", "runner"),
     ("adapters",),
-    ("manifest", "networks", "tracking"),
+    ("manifest", "networks", "tracking", "augmentation"),
     ("config", "imaging"),
     ("durable",),
     ("errors",),

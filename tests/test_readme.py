@@ -44,9 +44,13 @@ def test_command_uses_flags_that_its_verb_has(command: list[str], capsys: pytest
             assert (ROOT / word).is_file()
 
 
-def test_every_verb_that_the_readme_names_in_passing_exists():
-    listed = README.split("`medseg --help` lists the other verbs:")[1].split("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`", listed)) <= set(_VERBS)
+def test_every_verb_is_in_the_readme_and_every_verb_there_exists():
+    table = README.split("Around the four stages:")[1].split("\n## ")[0]
+    named = {
+        word for cell in re.findall(r"^\| (`[^|]*) \|", table, re.M) for word in re.findall(r"`(?:medseg )?(\w+)", cell)
+    }
+    assert named <= set(_VERBS)
+    assert set(_VERBS) <= set(re.findall(r"\w+", README))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

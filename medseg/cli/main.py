@@ -9,8 +9,13 @@ from collections.abc import Sequence
 _VERBS = {
     "prepare": ("medseg.pipelines.prepare", "check scans, plan, and write the prepared data"),
     "train": ("medseg.pipelines.train", "train a network on the prepared data"),
+    "crossval": ("medseg.pipelines.crossval", "score all folds together, decide, make one model"),
     "infer": ("medseg.pipelines.infer", "write masks for scans"),
     "evaluate": ("medseg.pipelines.evaluate", "score masks against references"),
+    "audit": ("medseg.cli.audit", "look for scans there twice and labels that look wrong"),
+    "plan": ("medseg.cli.plan", "show the plan, its memory and how long training will take"),
+    "tune": ("medseg.cli.tune", "search stated ranges for a better config"),
+    "pretrain": ("medseg.cli.pretrain", "train the network on scans without labels first"),
     "demo": ("medseg.cli.demo", "all four stages on a small example made here"),
     "init": ("medseg.cli.init", "look at a data folder, write its manifest and config"),
     "manifest": ("medseg.cli.manifest", "build a manifest from a known layout"),

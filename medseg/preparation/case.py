@@ -17,6 +17,7 @@ import numpy.typing as npt
 from medseg.errors import GeometryError, ScanError
 from medseg.imaging import (
     AxisChange,
+    Regions,
     Volume,
     apply_axes,
     changed_affine,
@@ -30,6 +31,7 @@ from medseg.imaging import (
     resampled_shape,
     resized_affine,
     scores_to_classes,
+    scores_to_sets,
     separate_axis,
     spacing_xyz_mm,
     undo_axes,
@@ -43,6 +45,7 @@ from medseg.preparation.plan import ChannelPlan, Plan
 FloatArray = npt.NDArray[np.float32]
 ClassArray = npt.NDArray[np.uint8]
 Box = tuple[Shape, Shape]
+Spacing = tuple[float, float, float]
 _MOST_VALUES = 2**31
 _RGB = ("red", "green", "blue")
 
@@ -121,9 +124,9 @@ def align_channels(volumes: Sequence[Volume], names: Sequence[str]) -> Volume:
     return Volume(array, first.affine, first.header)
 
 
-def axis_change(affine: Affine, *, orientation: Literal["RAS", "native"], dimensions: int) -> AxisChange:
+def axis_change(affine: Affine, *, orientation: Literal["RAS", "native"], picture: bool) -> AxisChange:
     """How a scan's axes are turned: not at all for pictures and for ``native``."""
-    return ras_change(affine) if orientation == "RAS" and dimensions == 3 else AxisChange()
+    return ras_change(affine) if orientation == "RAS" and not picture else AxisChange()
 
 
 def nonzero_box(array: FloatArray) -> Box:
@@ -157,7 +160,7 @@ def prepared_grid(shape: Shape, affine: Affine, change: AxisChange, box: Box, pl
     turned_affine = changed_affine(affine, shape, change)
     spacing = _three(spacing_xyz_mm(turned_affine))
     cropped: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
-    target = plan.spacing_xyz_mm if plan.dimensions == 3 else (*plan.spacing_xyz_mm[:2], spacing[2])
+    target = target_spacing_xyz_mm(spacing, plan)
     prepared = resampled_shape(cropped, spacing, target)
     if math.prod(prepared) * len(plan.channels) > _MOST_VALUES:
         raise ScanError(
@@ -165,7 +168,6 @@ def prepared_grid(shape: Shape, affine: Affine, change: AxisChange, box: Box, pl
             "values; crop it, or set prepare.spacing_xyz_mm"
         )
     final = resized_affine(cropped_affine(turned_affine, start), cropped, prepared)
-    planar = plan.dimensions == 2
     return Grid(
         original_shape=shape,
         original_affine=rows_of(affine),
@@ -177,9 +179,18 @@ def prepared_grid(shape: Shape, affine: Affine, change: AxisChange, box: Box, pl
         prepared_shape=prepared,
         prepared_affine=rows_of(final),
         prepared_spacing_xyz_mm=target,
-        separate_axis=None if planar else separate_axis(spacing, target),
-        separate_axis_back=None if planar else separate_axis(target, spacing),
+        separate_axis=None if plan.of_pictures else separate_axis(spacing, target),
+        separate_axis_back=None if plan.of_pictures else separate_axis(target, spacing),
     )
+
+
+def target_spacing_xyz_mm(spacing_xyz_mm: Spacing, plan: Plan) -> Spacing:
+    """Voxel size that a case with voxels of ``spacing_xyz_mm`` is resampled to: the plan's, but its own between 2D slices."""
+    x, y, z = (
+        own if axis == plan.slice_axis else planned
+        for axis, (own, planned) in enumerate(zip(spacing_xyz_mm, plan.spacing_xyz_mm, strict=True))
+    )
+    return x, y, z
 
 
 def prepare_image(volume: Volume, plan: Plan) -> tuple[FloatArray, Grid]:
@@ -201,9 +212,9 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[FloatArray, Grid]:
             f"scan: has {volume.array.shape[0]} channels, expected {len(plan.channels)} "
             f"({', '.join(c.name for c in plan.channels)})"
         )
-    if plan.dimensions == 2 and volume.shape[2] != 1:
+    if plan.of_pictures and volume.shape[2] != 1:
         raise GeometryError(f"scan: has {volume.shape[2]} slices, expected 1; this plan is for pictures")
-    change = axis_change(volume.affine, orientation=plan.orientation, dimensions=plan.dimensions)
+    change = axis_change(volume.affine, orientation=plan.orientation, picture=plan.of_pictures)
     turned = apply_axes(volume.array, change)
     start, stop = nonzero_box(turned)
     grid = prepared_grid(volume.shape, volume.affine, change, (start, stop), plan)
@@ -242,12 +253,13 @@ def prepare_labels(classes: ClassArray, grid: Grid) -> ClassArray:
     return resample_labels(cropped, grid.prepared_shape, separate_axis=grid.separate_axis)
 
 
-def restore_classes(scores: FloatArray, grid: Grid) -> ClassArray:
+def restore_classes(scores: FloatArray, grid: Grid, regions: Regions | None = None) -> ClassArray:
     """The class of every voxel of the scan's own grid.
 
     Args:
-        scores: (K, X, Y, Z) on the prepared grid; logits or probabilities.
+        scores: (K, X, Y, Z) on the prepared grid; logits or probabilities. (R, X, Y, Z) logits for regions.
         grid: of the case.
+        regions: where labels overlap; the class is the index of a combination of them then.
 
     Returns:
         (X, Y, Z) uint8 class indices in the original axis order; background outside the crop. Scores are resampled slab
@@ -256,9 +268,11 @@ def restore_classes(scores: FloatArray, grid: Grid) -> ClassArray:
     if scores.shape[1:] != grid.prepared_shape:
         raise GeometryError(f"scores: have shape {list(scores.shape[1:])}, expected {list(grid.prepared_shape)}")
     oriented = np.zeros(grid.oriented_shape, np.uint8)
-    oriented[tuple(map(slice, grid.crop_start, grid.crop_stop))] = scores_to_classes(
-        scores, grid.cropped_shape, separate_axis=grid.separate_axis_back
-    )
+    box, separate = tuple(map(slice, grid.crop_start, grid.crop_stop)), grid.separate_axis_back
+    if regions is None:
+        oriented[box] = scores_to_classes(scores, grid.cropped_shape, separate_axis=separate)
+    else:
+        oriented[box] = regions.join(scores_to_sets(scores, grid.cropped_shape, separate_axis=separate))
     return undo_axes(oriented, AxisChange(grid.permutation, grid.flips))
 
 
@@ -266,6 +280,6 @@ def _by(values: Sequence[float]) -> str:
     return " x ".join(f"{v:.4g}" for v in values)
 
 
-def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+def _three(values: npt.NDArray[np.float64]) -> Spacing:
     x, y, z = (float(v) for v in values)
     return x, y, z

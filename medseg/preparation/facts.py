@@ -24,6 +24,7 @@ from medseg.imaging import (
     apply_axes,
     changed_affine,
     grid_difference,
+    index_labels,
     read_label_map,
     spacing_xyz_mm,
     to_classes,
@@ -44,6 +45,7 @@ class CaseInputs:
     Attributes:
         names: of images then labels, as in the manifest; they key the memory of checksums.
         known: checksums of the files, in the order of ``names``, where they are known.
+        labelled: names of the classes that were looked for; None where all were.
         facts_key: key of the facts that are kept of this case, or "".
     """
 
@@ -55,6 +57,7 @@ class CaseInputs:
     classes: tuple[tuple[str, tuple[int, ...]], ...]
     ignore: int | None
     orientation: Literal["RAS", "native"]
+    labelled: tuple[str, ...] | None = None
     facts_key: str = ""
     known: tuple[Fixed, ...] | None = None
 
@@ -65,17 +68,18 @@ class CaseInputs:
 
     def key(self, inputs: Sequence[Fixed]) -> str:
         """Of the files' content and everything of the manifest that decides what they mean."""
-        return sha256_json(
-            {
-                "version": FACTS_VERSION,
-                "files": [fixed.sha256 for fixed in inputs],
-                "images": len(self.images),
-                "channels": [[channel.name, channel.unit] for channel in self.channels],
-                "classes": [[name, list(values)] for name, values in self.classes],
-                "ignore": self.ignore,
-                "orientation": self.orientation,
-            }
-        )
+        made_of: dict[str, Any] = {
+            "version": FACTS_VERSION,
+            "files": [fixed.sha256 for fixed in inputs],
+            "images": len(self.images),
+            "channels": [[channel.name, channel.unit] for channel in self.channels],
+            "classes": [[name, list(values)] for name, values in self.classes],
+            "ignore": self.ignore,
+            "orientation": self.orientation,
+        }
+        if self.labelled is not None:  # only here, so that other cases' keys stay what they were
+            made_of["labelled"] = list(self.labelled)
+        return sha256_json(made_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +227,7 @@ def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:
     warnings += volume.header.warnings if volume.header else ()
     classes, label_faults, label_warnings = _read_classes(inputs, volume)
     planar = bool(volume.header and volume.header.planar)
-    change = axis_change(volume.affine, orientation=inputs.orientation, dimensions=2 if planar else 3)
+    change = axis_change(volume.affine, orientation=inputs.orientation, picture=planar)
     turned = apply_axes(volume.array, change)
     start, stop = nonzero_box(turned)
     cropped = (slice(None), *map(slice, start, stop))
@@ -297,6 +301,7 @@ def _read_classes(
         except MedsegError as error:
             faults.append(str(error))
             continue
+        faults += _voxels_nobody_looked_for(classes, inputs, path.name)
         if not ((classes > 0) & (classes < 255)).any():
             warnings.append(f"{path.name}: the label map is empty, every voxel is background")
         if number == 0:
@@ -304,3 +309,18 @@ def _read_classes(
     if len(inputs.labels) > 1:
         warnings.append(f"has {len(inputs.labels)} label maps, training takes the first")
     return first, tuple(faults), tuple(warnings)
+
+
+def _voxels_nobody_looked_for(classes: npt.NDArray[np.uint8], inputs: CaseInputs, name: str) -> list[str]:
+    """A fault per class that the label map has although the manifest's ``labelled`` leaves it out."""
+    if inputs.labelled is None:
+        return []
+    labels = dict(inputs.classes)
+    looked_for = {value for label in inputs.labelled for value in labels[label]}
+    faults = []
+    for index, (label, values) in enumerate(index_labels(labels).items()):
+        count = 0 if index == 0 or looked_for & set(values) else int(np.count_nonzero(classes == index))
+        if count:
+            found = f"{count:,} voxels of {label}, which the manifest's labelled leaves out"
+            faults.append(f"{name}: has {found}, expected none; add it there")
+    return faults

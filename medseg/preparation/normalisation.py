@@ -66,6 +66,12 @@ def _percentile(values: FloatArray, channel: ChannelPlan, mask: Mask | None) -> 
     _zscore(values, channel, mask)
 
 
+def _range(values: FloatArray, _channel: ChannelPlan, _mask: Mask | None) -> None:
+    low, high = values.min(), values.max()
+    values -= low
+    values /= max(high - low, np.float32(_SMALLEST_STD))
+
+
 def _rgb(values: FloatArray, _channel: ChannelPlan, _mask: Mask | None) -> None:
     values /= np.float32(255)
 
@@ -78,6 +84,7 @@ _SCHEMES: dict[str, Callable[[FloatArray, ChannelPlan, Mask | None], None]] = {
     "ct": _ct,
     "zscore": _zscore,
     "percentile": _percentile,
+    "range": _range,
     "rgb": _rgb,
     "none": _none,
 }

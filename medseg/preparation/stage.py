@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,17 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from medseg.config.sections import PrepareSection
 from medseg.durable import FolderLock, remove_stale_temporaries, sha256_json, write_json
 from medseg.errors import EnvironmentFault, InputError, ManifestError
-from medseg.imaging import read_header
+from medseg.imaging import read_header, resampled_shape
 from medseg.manifest import Case, Manifest, ResolvedCase, resolve
-from medseg.preparation.case import expand_channels
+from medseg.preparation.case import expand_channels, target_spacing_xyz_mm
 from medseg.preparation.checks import Checks, check_set
 from medseg.preparation.facts import CaseFacts, CaseInputs, FactsJournal, examine
-from medseg.preparation.fingerprint import Fingerprint
 from medseg.preparation.inputs import Fixed, InputMemory
 from medseg.preparation.plan import Plan
 from medseg.preparation.settling import fingerprint_of, settle_plan
@@ -101,6 +99,8 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
     replan: bool = False,
     check_only: bool = False,
     verify: bool = False,
+    plan_only: bool = False,
+    device: str | None = "cpu",
     processes: int | None = None,
     show: Callable[[Checks], None] | None = None,
 ) -> PrepareReport:
@@ -115,6 +115,8 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
         replan: make the plan anew instead of keeping the one that is there.
         check_only: stop after the checks.
         verify: read every stored case whole and write damaged ones again.
+        plan_only: stop when there is a plan.
+        device: that will train, as the command has it; a new plan is fitted to its memory.
         processes: cases at a time; None goes by cores and free memory.
         show: is given the findings before any work begins.
 
@@ -141,7 +143,10 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
             return PrepareReport(checks=checks, read=len(examined.read))
         bad = set(checks.bad_cases)
         good = sorted(case.id for case in manifest.training if case.id not in bad)
-        plan, drift = settle_plan(section, manifest, output, fingerprint_of(examined.facts, good), replan=replan)
+        fingerprint = fingerprint_of(examined.facts, good)
+        plan, drift = settle_plan(section, manifest, output, fingerprint, replan=replan, device=device)
+        if plan_only:
+            return PrepareReport(checks=checks, plan=plan, read=len(examined.read), drift=tuple(drift))
         return _store_all(
             PrepareReport(checks=checks, plan=plan, read=len(examined.read), drift=tuple(drift)),
             plan,
@@ -206,6 +211,7 @@ def _inputs_of(
         classes=tuple((name, tuple(values)) for name, values in manifest.labels.items()),
         ignore=manifest.ignore,
         orientation=section.orientation,
+        labelled=case.labelled,
         facts_key=journal.key(case.id),
         known=memory.recall(names, (*resolved.images, *resolved.labels)),
     )
@@ -269,8 +275,10 @@ def _each(what: str, task: Callable[[T], R], items: Sequence[tuple[str, T]], pro
 def _work_of(examined: _Examined, case_id: str, plan: Plan, output: Path) -> CaseWork:
     facts, inputs = examined.facts[case_id], examined.inputs[case_id]
     assert facts.geometry is not None  # a case without is a bad one
-    prepared = Fingerprint({case_id: facts.geometry}, False, ()).resampled_shapes(np.array(plan.spacing_xyz_mm))
-    values = max(int(np.prod(facts.shape_xyz)), int(np.prod(prepared))) * len(plan.channels)
+    geometry = facts.geometry
+    target = target_spacing_xyz_mm(geometry.spacing_xyz_mm, plan)
+    prepared = resampled_shape(geometry.shape_xyz, geometry.spacing_xyz_mm, target)
+    values = max(math.prod(facts.shape_xyz), math.prod(prepared)) * len(plan.channels)
     return CaseWork.of(inputs, examined.files[case_id], plan, values, output)
 
 

@@ -100,6 +100,12 @@ class StoredCase:
         return bool(self._about["has_labels"])
 
     @property
+    def labelled(self) -> tuple[str, ...] | None:
+        """Names of the classes that were looked for in the case, without background; None where all were."""
+        names = self._about.get("labelled")
+        return None if names is None else tuple(names)
+
+    @property
     def class_voxels(self) -> dict[int, int]:
         """Class index to its number of prepared voxels, of the classes that occur, background and 255 included."""
         return {int(k): int(v) for k, v in self._about["class_voxels"].items()}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,16 +54,20 @@ class CaseWork:
             mode="json",
             include={"dimensions", "orientation", "spacing_xyz_mm", "channels", "labels", "ignore", "stored_dtype"},
         )
-        key = sha256_json(
-            {
-                "store": STORE_FORMAT,
-                "preparation": PREPARATION_VERSION,
-                "chunks": [CHUNK_XYZ, CHUNK_PLANAR_XYZ, WHOLE_BELOW_VOXELS],
-                "files": [fixed.sha256 for fixed in files],
-                "images": len(inputs.images),
-                "plan": shaping,
-            }
-        )[:16]
+        made_of: dict[str, Any] = {
+            "store": STORE_FORMAT,
+            "preparation": PREPARATION_VERSION,
+            "chunks": [CHUNK_XYZ, CHUNK_PLANAR_XYZ, WHOLE_BELOW_VOXELS],
+            "files": [fixed.sha256 for fixed in files],
+            "images": len(inputs.images),
+            "plan": shaping,
+        }
+        if plan.through_plane_axis is not None:
+            # Only here, so that the keys of everything else, and with them the stores that are there, stay what they are.
+            made_of["slices across"] = plan.through_plane_axis
+        if inputs.labelled is not None:
+            made_of["labelled"] = list(inputs.labelled)
+        key = sha256_json(made_of)[:16]
         return cls(
             id=inputs.id,
             inputs=inputs,
@@ -111,6 +115,8 @@ def prepare_case(work: CaseWork, *, plan: Plan, verify: bool = False) -> bool:
         grid=grid,
         locations={} if labels is None else sample_locations(labels, case_id=work.id),
         dtype=plan.stored_dtype,
+        slice_axis=plan.slice_axis,
+        labelled=work.inputs.labelled,
     )
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from medseg.preparation.store import FOOTER, MARK, STORE_FORMAT, TABLE_DTYPE
 
 CHUNK_XYZ = (32, 32, 32)
 CHUNK_PLANAR_XYZ = (128, 128, 1)
+"""Of pictures, and of volumes that are read slice by slice, whose chunks have their one voxel along the slices' axis."""
 WHOLE_BELOW_VOXELS = 64**3
 """A case with fewer voxels is one chunk: its patches are most of it anyway."""
 _LARGEST_FLOAT16 = 65504.0
@@ -31,6 +32,8 @@ def write_case(
     grid: Grid,
     locations: Mapping[int, npt.NDArray[np.int64]],
     dtype: str,
+    slice_axis: int | None = None,
+    labelled: Sequence[str] | None = None,
 ) -> None:
     """Writes a case's file atomically and durably. Equal values give equal bytes.
 
@@ -41,13 +44,15 @@ def write_case(
         grid: of the arrays.
         locations: class index to flat C-order voxel indices, below 2^32.
         dtype: "float16" (values are clipped to its finite range) or "float32".
+        slice_axis: axis along which patches have one voxel; a chunk then lies in one slice.
+        labelled: names of the classes that were looked for; None where all were.
 
     Raises:
         EnvironmentFault: the disk is full or the folder is not writable.
     """
     assert image.shape[1:] == grid.prepared_shape
     assert labels is None or labels.shape == grid.prepared_shape
-    chunk = chunk_for(grid.prepared_shape)
+    chunk = chunk_for(grid.prepared_shape, slice_axis)
     table: list[tuple[int, int, int]] = []
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         _write_chunks(stream, table, image, chunk, np.dtype(dtype))
@@ -56,7 +61,7 @@ def write_case(
         for index in sorted(locations):
             _write_block(stream, table, np.ascontiguousarray(locations[index], "<u4").tobytes())
         data = np.array(table, TABLE_DTYPE).tobytes()
-        about = {
+        about: dict[str, Any] = {
             "format": STORE_FORMAT,
             "channels": image.shape[0],
             "dtype": dtype,
@@ -67,14 +72,19 @@ def write_case(
             "table": {"offset": stream.tell(), "count": len(table), "crc32": zlib.crc32(data)},
             "grid": grid.plain(),
         }
+        if labelled is not None:
+            about["labelled"] = list(labelled)
         stream.write(data)
         text = json.dumps(about, indent=1, allow_nan=False).encode()
         footer = FOOTER.pack(stream.tell(), len(text), zlib.crc32(text), MARK)
         stream.write(text + footer)
 
 
-def chunk_for(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The chunk size for an array of ``shape`` (X, Y, Z)."""
+def chunk_for(shape: tuple[int, int, int], slice_axis: int | None = None) -> tuple[int, int, int]:
+    """The chunk size for an array of ``shape`` (X, Y, Z), whose patches are slices across ``slice_axis`` if it is given."""
+    if slice_axis is not None:
+        x, y, z = (1 if axis == slice_axis else CHUNK_PLANAR_XYZ[0] for axis in range(3))
+        return balanced_chunk(shape, (x, y, z))
     if shape[2] == 1:
         return balanced_chunk(shape, CHUNK_PLANAR_XYZ)
     return shape if shape[0] * shape[1] * shape[2] < WHOLE_BELOW_VOXELS else balanced_chunk(shape, CHUNK_XYZ)

@@ -26,9 +26,18 @@ def done(classes, *steps, spacing=UNIT):
         (Step(kind="largest_component", class_name="organ"), ("00001002", "00010000", "00110000", "00000022")),
         (Step(kind="largest_component", class_name="lesion"), ("10001000", "10010000", "00110000", "00000022")),
         (Step(kind="largest_component", class_name=None), ("00001000", "00010000", "00110000", "00000000")),
-        (Step(kind="minimum_size", class_name="organ", minimum_mm3=3), ("00001002", "00010000", "00110000", "00000022")),
-        (Step(kind="minimum_size", class_name="organ", minimum_mm3=2), ("10001002", "10010000", "00110000", "00000022")),
-        (Step(kind="minimum_size", class_name="organ", minimum_mm3=9), ("00000002", "00000000", "00000000", "00000022")),
+        (
+            Step(kind="minimum_size", class_name="organ", minimum_mm3=3),
+            ("00001002", "00010000", "00110000", "00000022"),
+        ),
+        (
+            Step(kind="minimum_size", class_name="organ", minimum_mm3=2),
+            ("10001002", "10010000", "00110000", "00000022"),
+        ),
+        (
+            Step(kind="minimum_size", class_name="organ", minimum_mm3=9),
+            ("00000002", "00000000", "00000000", "00000022"),
+        ),
     ],
 )
 def test_components_are_kept_or_dropped(step, expected):

@@ -44,3 +44,12 @@ def test_values_that_make_no_network_are_refused():
         check_network(UNET | {"features": [2]}, (16, 16))
     with pytest.raises(ConfigError, match=r"network\.arguments: SwinUNETR refuses them: .*divisible"):
         check_network(monai("SwinUNETR", feature_size=13), (64, 64))
+
+
+@pytest.mark.parametrize("name", ["MedNeXtS", "MedNeXtB", "MedNeXtM", "MedNeXtL"])
+def test_the_sizes_of_mednext_take_patches_of_32(name):
+    for dimensions in (2, 3):
+        check_network(monai(name, dimensions, deep_supervision=True), (32,) * dimensions)
+    # one window alone has one value per channel at the coarsest of 16, which group norm refuses
+    with pytest.raises(ConfigError, match=r"\[32, 32, 32\] would do"):
+        check_network(monai(name, 3), (16, 16, 16))

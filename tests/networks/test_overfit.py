@@ -26,6 +26,13 @@ def monai(name, **arguments):
 
 
 FEW = [4, 4, 8, 8, 8, 4]
+MEDNEXT_BLOCKS = {"blocks_down": [1, 1, 1], "blocks_bottleneck": 1, "blocks_up": [1, 1, 1]}
+LAYERS = [
+    {"name": "conv_0", "n_features": 8, "kernel_size": 3},
+    *({"name": f"res_{n}", "n_features": 8, "kernels": [3, 3], "repeat": 1} for n in (1, 2, 3)),
+    {"name": "conv_1", "n_features": 16, "kernel_size": 1},
+    {"name": "conv_2", "kernel_size": 1},
+]
 NETWORKS = {
     "unet": UNetSection(),
     "unet residual": UNetSection(residual=True, convolutions=(1, 2, 2), decoder_convolutions=1),
@@ -41,10 +48,9 @@ NETWORKS = {
     "DynUNet": monai("DynUNet", deep_supervision=True, res_block=True),
     "FlexibleUNet resnet": monai("FlexibleUNet", backbone="resnet18", decoder_channels=[16, 16, 8, 8, 8]),
     "FlexibleUNet efficientnet": monai("FlexibleUNet", backbone="efficientnet-b0", decoder_channels=[16, 16, 8, 8, 8]),
-    "HighResNet": monai("HighResNet"),
-    "MedNeXt": monai("MedNeXt", init_filters=8, kernel_size=3, deep_supervision=True),
-    "MedNeXtS": monai("MedNeXtS", deep_supervision=True),
-    "MedNeXtL": monai("MedNeXtL"),
+    "HighResNet": monai("HighResNet", layer_params=LAYERS),
+    # The sizes S to L are this class with 32 filters and more blocks; they have no width to make tiny.
+    "MedNeXt": monai("MedNeXt", init_filters=8, kernel_size=3, deep_supervision=True, **MEDNEXT_BLOCKS),
     "SegResNet": monai("SegResNet"),
     "SegResNetDS": monai("SegResNetDS", init_filters=8, dsdepth=3),
     "SwinUNETR": monai("SwinUNETR", feature_size=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], window_size=4),
