@@ -2,9 +2,9 @@
 
     python benchmarks/pretraining_gain.py --data-root hippocampus --work gain --pretrain 20 --train 5 --seeds 3
 
-Labelled are so many cases of folds 1 to 4 (their two scans a patient kept together), unlabelled the others of these folds;
-fold 0 is the test set and seen by neither, nor are the second scans of its patients (ids 2k - 1 and 2k are one person). Each
-seed draws other labelled cases, and trains both networks for the same steps: as many as --train minutes give the first.
+Labelled are so many cases of folds 1 to 4, unlabelled the others of these folds; fold 0 is the test set and seen by neither.
+Scans with ids 2k - 1 and 2k are taken for one person's (docs/audit.md) and kept on one side. Each seed draws other labelled
+cases, and trains both networks for the same steps: as many as --train minutes give the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIG = ROOT / "configs" / "hippocampus.yaml"
 
 
 def person(case: dict) -> int:
-    """The person a case is of, by its id."""
+    """The person a case seems to be of, by its id; see docs/audit.md."""
     return (int(case["id"].split("_")[1]) + 1) // 2
 
 

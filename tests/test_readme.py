@@ -47,7 +47,9 @@ def test_command_uses_flags_that_its_verb_has(command: list[str], capsys: pytest
 def test_every_verb_is_in_the_readme_and_every_verb_there_exists():
     table = README.split("Around the four stages:")[1].split("\n## ")[0]
     named = {
-        word for cell in re.findall(r"^\| (`[^|]*) \|", table, re.M) for word in re.findall(r"`(?:medseg )?(\w+)", cell)
+        word
+        for cell in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+        for word in re.findall(r"`(?:medseg )?(\w+)", cell)
     }
     assert named <= set(_VERBS)
     assert set(_VERBS) <= set(re.findall(r"\w+", README))

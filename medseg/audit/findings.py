@@ -130,7 +130,11 @@ def _pair_sentence(pair: Pair, *, parted: bool) -> tuple[Kind, float, str]:
         score = (99.0 if parted else 89.0) * pair.correlation
         return ("leak" if parted else "duplicate"), score, f"one scan in disguise ({', '.join(how)})"
     # Between a patient's two scans and two patients lies no sharp border: listed below all faults of single labels.
-    return "alike", (4.0 if parted else 2.0) + pair.correlation, f"alike as scans of one patient ({', '.join(how)})"
+    return (
+        "alike",
+        (4.0 if parted else 2.0) + pair.correlation,
+        f"alike, as two scans of one patient may be ({', '.join(how)})",
+    )
 
 
 def _mm(move_mm: Sequence[float]) -> str:

@@ -249,8 +249,8 @@ def _pair_notes(findings: Sequence[Finding]) -> list[str]:
     if not alike:
         return []
     note = (
-        f"{len(alike)} pairs of cases are alike as scans of one patient, {parted} of them in different folds; "
-        "where they are of one patient, say so in the manifest (`patient`) and deal the folds again"
+        f"{len(alike)} pairs of cases are alike, {parted} of them in different folds; "
+        "where two are of one patient, say so in the manifest (`patient`) and deal the folds again"
     )
     return [note]
 

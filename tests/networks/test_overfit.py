@@ -25,11 +25,12 @@ def monai(name, **arguments):
     return MonaiSection(name=name, arguments=arguments)
 
 
-FEW = [4, 4, 8, 8, 8, 4]
+FEW = [8, 8, 8, 16, 16, 8]
 MEDNEXT_BLOCKS = {"blocks_down": [1, 1, 1], "blocks_bottleneck": 1, "blocks_up": [1, 1, 1]}
+SWIN = {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "norm_name": "batch"}
 LAYERS = [
-    {"name": "conv_0", "n_features": 8, "kernel_size": 3},
-    *({"name": f"res_{n}", "n_features": 8, "kernels": [3, 3], "repeat": 1} for n in (1, 2, 3)),
+    {"name": "conv_0", "n_features": 12, "kernel_size": 3},
+    *({"name": f"res_{n}", "n_features": 12, "kernels": [3, 3], "repeat": 1} for n in (1, 2, 3)),
     {"name": "conv_1", "n_features": 16, "kernel_size": 1},
     {"name": "conv_2", "kernel_size": 1},
 ]
@@ -53,7 +54,7 @@ NETWORKS = {
     "MedNeXt": monai("MedNeXt", init_filters=8, kernel_size=3, deep_supervision=True, **MEDNEXT_BLOCKS),
     "SegResNet": monai("SegResNet"),
     "SegResNetDS": monai("SegResNetDS", init_filters=8, dsdepth=3),
-    "SwinUNETR": monai("SwinUNETR", feature_size=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], window_size=4),
+    "SwinUNETR": monai("SwinUNETR", **SWIN),
     "UNet": monai("UNet"),
     "UNETR": monai("UNETR", feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2),
     "VNet": monai("VNet"),
