@@ -7,6 +7,7 @@ which shears scans with unequal spacing), and mirrors are drawn with the rotatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +63,11 @@ class IntensityDraw:
     extra_seed: int
 
 
-def mirror_axes(section: AugmentationSection, slice_axis: int | None) -> tuple[int, ...]:
-    """Axes (0 = x) that may be mirrored: those of the config, else all, but never the axis that 2D slices are stacked along."""
-    named = _AXES if section.mirror_axes is None else section.mirror_axes
+def mirror_axes(
+    section: AugmentationSection, slice_axis: int | None, planned: Sequence[str] = _AXES
+) -> tuple[int, ...]:
+    """Axes (0 = x) that may be mirrored: the config's, else the plan's, but never the axis that 2D slices are stacked along."""
+    named = planned if section.mirror_axes is None else section.mirror_axes
     return tuple(sorted({_AXES.index(axis) for axis in named} - {slice_axis}))
 
 

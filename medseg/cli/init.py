@@ -195,7 +195,7 @@ def _config_text(name: str, manifest: Manifest, command: str) -> str:
     }
     reasons = {
         "tracking.images": _NO_IMAGES,
-        "train.augmentation.mirror_axes": "Do your classes have sides (left kidney, right kidney)? Then write [y, z].",
+        "train.augmentation.mirror_axes": "null takes the plan's. With left and right classes in fewer than 6 cases: [y, z].",
     }
     return commented_config(command=command, values=values, reasons=reasons)
 

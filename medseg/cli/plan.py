@@ -180,7 +180,9 @@ def _show(report: dict[str, Any], plan: Plan, *, as_json: bool) -> None:
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     for field in type(plan).model_fields:
         if field not in _UNSAID:
-            yield field, _value(getattr(plan, field)), plan.reasons.get(field, "")
+            value = getattr(plan, field)
+            shown = ", ".join(value) or "none" if field == "mirror_axes" else _value(value)
+            yield field, shown, plan.reasons.get(field, "")
 
 
 def _value(value: Any) -> str:

@@ -66,7 +66,8 @@ class AugmentationSection(Section):
     """Random changes of training patches; 0 switches one off. Ranges are nnU-Net's."""
 
     mirror_axes: tuple[Literal["x", "y", "z"], ...] | None = None
-    """Axes that may be mirrored, in training and in inference; null takes all. Leave out x where sides have names."""
+    """Axes that may be mirrored, in training and in inference; null takes the plan's: those along which no two classes always
+    lie in one order."""
     rotation: Probability = 0.2
     scaling: Probability = 0.2
     scale_range: tuple[Positive, Positive] = (0.7, 1.4)

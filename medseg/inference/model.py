@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from medseg.durable import read_json, sha256_bytes, sha256_file, sha256_json, write_bytes, write_json, write_text
-from medseg.errors import InputError, ModelError
+from medseg.errors import ConfigError, InputError, ModelError
 from medseg.evaluation.postprocessing import Step, steps_from_plain
 from medseg.networks.build import build_network
 from medseg.preparation.plan import Plan
@@ -129,7 +129,7 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Model:
     try:
         network = _load(folder, info, build_network(info["architecture"]))
         return _described(folder, info, network.to(device).eval())
-    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, ConfigError) as error:
         raise _misfit(folder, error) from error
 
 
@@ -148,7 +148,7 @@ def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Mo
     try:
         members = [_load_member(folder, member, shared, device) for member in info["members"]]
         steps = steps_from_plain(info["postprocessing"], members[0].class_names)
-    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, IndexError, ConfigError) as error:
         raise _misfit(folder, error) from error
     return tuple(replace(member, postprocessing=steps) for member in members)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,9 @@ from medseg.preparation.case import axis_change, nonzero_box
 from medseg.preparation.fingerprint import CaseGeometry, IntensitySketch, sketch_intensities
 from medseg.preparation.inputs import Fixed, fix, must_be_unchanged
 from medseg.preparation.locations import seed_of
+from medseg.preparation.order import Centre, class_centres
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ class CaseFacts:
         planar: a single picture.
         voxels_sha256: of shape and intensities as read; equal for two files with the same scan.
         class_voxels: class index to voxels, of the classes that occur; empty without a label map.
+        centres: class index to mean oriented voxel coordinate, of the foreground classes that occur.
         sketches: foreground intensities per channel; empty where unknown.
     """
 
@@ -105,6 +107,7 @@ class CaseFacts:
     planar: bool = False
     voxels_sha256: str = ""
     class_voxels: Mapping[int, int] | None = None
+    centres: Mapping[int, Centre] = field(default_factory=dict)
     sketches: tuple[IntensitySketch | None, ...] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -123,6 +126,7 @@ class CaseFacts:
             "class_voxels": None
             if self.class_voxels is None
             else {str(k): v for k, v in sorted(self.class_voxels.items())},
+            "centres": {str(k): list(centre) for k, centre in sorted(self.centres.items())},
             "sketches": [None if sketch is None else sketch.plain() for sketch in self.sketches],
         }
 
@@ -139,6 +143,7 @@ class CaseFacts:
             planar=value["planar"],
             voxels_sha256=value["voxels_sha256"],
             class_voxels=None if counts is None else {int(k): int(v) for k, v in counts.items()},
+            centres={int(k): tuple(centre) for k, centre in value["centres"].items()},
             sketches=tuple(None if s is None else IntensitySketch.from_plain(s) for s in value["sketches"]),
         )
 
@@ -235,8 +240,10 @@ def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:
     spacing = spacing_xyz_mm(changed_affine(volume.affine, volume.shape, change))
     sketches: tuple[IntensitySketch | None, ...] = ()
     counts: dict[int, int] | None = None
+    centres: dict[int, Centre] = {}
     if classes is not None:
         turned_classes = apply_axes(classes, change)
+        centres = class_centres(turned_classes)
         counts = {int(c): int(n) for c, n in enumerate(np.bincount(turned_classes.reshape(-1), minlength=256)) if n}
         if not faults:
             sketches = sketch_intensities(
@@ -256,6 +263,7 @@ def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:
         planar=planar,
         voxels_sha256=_content_sha256(turned),
         class_voxels=counts,
+        centres=centres,
         sketches=sketches,
     )
 

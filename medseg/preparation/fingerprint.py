@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medseg.durable import sha256_json
 from medseg.errors import InputError
+from medseg.preparation.order import FixedOrder
 
 FINGERPRINT_FORMAT = 1
 SKETCH_POINTS = 1001
@@ -65,11 +66,16 @@ class CaseGeometry:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """See the module. ``intensities`` has None for a channel without any foreground."""
+    """See the module.
+
+    ``intensities`` has None for a channel without any foreground. ``orders`` has per axis the classes that always lie in one
+    order, or None.
+    """
 
     cases: Mapping[str, CaseGeometry]
     planar: bool
     intensities: tuple[Intensities | None, ...]
+    orders: tuple[FixedOrder | None, FixedOrder | None, FixedOrder | None] = (None, None, None)
 
     def spacings(self) -> npt.NDArray[np.float64]:
         """(cases, 3) mm."""
@@ -97,6 +103,7 @@ class Fingerprint:
             "median_spacing_xyz_mm": np.median(self.spacings(), axis=0).tolist(),
             "median_shape_xyz": np.median(self.shapes(), axis=0).tolist(),
             "intensities": [None if i is None else vars(i) for i in self.intensities],
+            "orders": [None if order is None else vars(order) for order in self.orders],
             "cases": {
                 case_id: {
                     "shape_xyz": list(c.shape_xyz),
@@ -124,7 +131,11 @@ class Fingerprint:
                 for case_id, c in value["cases"].items()
             }
             intensities = tuple(None if i is None else Intensities(**i) for i in value["intensities"])
-            return cls(cases, bool(value["planar"]), intensities)
+            # A file from before the field says nothing of orders.
+            x, y, z = (
+                None if order is None else FixedOrder(**order) for order in value.get("orders", (None, None, None))
+            )
+            return cls(cases, bool(value["planar"]), intensities, (x, y, z))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("fingerprint.json: is no fingerprint; prepare again with --replan") from error
 

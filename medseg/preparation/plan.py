@@ -87,6 +87,8 @@ class Plan(Section):
     cascade: bool = False
     """Whether nnU-Net's rules let a full-resolution network refine this one's masks (3d_cascade_fullres)."""
     batch_dice: bool
+    mirror_axes: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
+    """Axes along which patches, and copies in inference, may be mirrored; all of them in a file from before the field."""
     stored_dtype: Literal["float16", "float32"]
     fingerprint_sha256: str
     reasons: dict[str, str] = Field(default_factory=dict)

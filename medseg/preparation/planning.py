@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.config.sections import PrepareSection
 from medseg.errors import ConfigError, InputError
+from medseg.imaging import index_labels
 from medseg.manifest.cases import Channel
 from medseg.preparation.channel_planning import plan_channels
 from medseg.preparation.fingerprint import Fingerprint
+from medseg.preparation.order import FixedOrder
 from medseg.preparation.plan import Alternative, Plan
 from medseg.preparation.plan_reasons import Axis, Choice, Name, explain
 from medseg.preparation.presets import PRESETS, FittedNetwork, PresetRules, Vector, fit_network
@@ -62,6 +64,7 @@ def make_plan(
     reasons = explain(
         chosen, section, preset=data.preset, memory_gb=data.memory_gb, device_gb=device_gb, cases=len(fingerprint.cases)
     )
+    mirrored, mirror_reason = plan_mirrors(fingerprint.orders, labels)
     network = chosen.network
     return Plan(
         configuration=chosen.name,
@@ -85,12 +88,34 @@ def make_plan(
         decoder_convolutions=network.decoder_convolutions,
         cascade=chosen.cascade,
         batch_dice=chosen.batch_dice,
+        mirror_axes=mirrored,
         stored_dtype=section.dtype,
         fingerprint_sha256=fingerprint.sha256,
-        reasons=reasons | {"channels": channel_reason},
+        reasons=reasons | {"channels": channel_reason, "mirror_axes": mirror_reason},
         made_from_cases=len(fingerprint.cases),
         alternatives={c.name: _alternative(c) for c in data.by_the_rules() if c.name != chosen.name},
     )
+
+
+def plan_mirrors(
+    orders: Sequence[FixedOrder | None], labels: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[Literal["x", "y", "z"], ...], str]:
+    """Axes that may be mirrored, and why: those along which no two classes always lie in one order.
+
+    nnU-Net mirrors all axes, which exchanges sides and takes the cue of position away.
+    """
+    names = list(index_labels(labels))
+    axes: tuple[Literal["x"], Literal["y"], Literal["z"]] = ("x", "y", "z")
+    hidden = []
+    for axis, order in zip(axes, orders, strict=True):
+        if order is not None:
+            pair = f"{names[order.first]} lies before {names[order.second]} along {axis}"
+            hidden.append(f"{pair} in {order.agreeing} of {order.cases} training cases")
+    fixed = {axis for axis, order in zip(axes, orders, strict=True) if order is not None}
+    kept = tuple(axis for axis in axes if axis not in fixed)
+    if not hidden:
+        return kept, "No two classes always lie in the same order along an axis."
+    return kept, f"Mirroring would hide that {' and '.join(hidden)}."
 
 
 def _alternative(choice: Choice) -> Alternative:

@@ -14,6 +14,7 @@ from medseg.preparation.case import expand_channels
 from medseg.preparation.device_memory import device_memory_gb
 from medseg.preparation.facts import CaseFacts
 from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches
+from medseg.preparation.order import fixed_orders
 from medseg.preparation.plan import Plan
 from medseg.preparation.plan_file import read_plan, write_plan
 from medseg.preparation.planning import make_plan
@@ -30,7 +31,9 @@ def fingerprint_of(facts: Mapping[str, CaseFacts], good: Sequence[str]) -> Finge
         raise InputError("training: has 0 usable cases, expected at least 1; correct the cases or the manifest")
     channels = max((len(facts[i].sketches) for i in good), default=0)
     sketches = [[s for i in good for s in facts[i].sketches[c : c + 1] if s is not None] for c in range(channels)]
-    return Fingerprint(cases, all(facts[i].planar for i in good), tuple(merge_sketches(s) for s in sketches))
+    intensities = tuple(merge_sketches(s) for s in sketches)
+    orders = fixed_orders([facts[i].centres for i in cases])
+    return Fingerprint(cases, all(facts[i].planar for i in good), intensities, orders)
 
 
 def settle_plan(

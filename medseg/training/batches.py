@@ -102,7 +102,7 @@ class BatchMaker:
         spatial = draw_spatial(
             patch.rng,
             augmentation,
-            axes=mirror_axes(augmentation, plan.slice_axis),
+            axes=mirror_axes(augmentation, plan.slice_axis, plan.mirror_axes),
             only_axis=self._only_axis,
             spacing_xyz_mm=plan.spacing_xyz_mm,
             largest_degrees=largest_rotation(plan.patch_size_xyz, self._only_axis, plan.slice_axis),
@@ -134,7 +134,7 @@ def open_batches(maker: BatchMaker, workers: int | None) -> Callable[[int], Batc
 def warn_of_mirrored_sides(plan: Plan, section: TrainSection) -> None:
     """Warns where labels look like sides of the body and patches are mirrored from left to right."""
     sided = side_labels([name for name in plan.labels if name != "background"])
-    mirrored = mirror_axes(section.augmentation, plan.slice_axis)
+    mirrored = mirror_axes(section.augmentation, plan.slice_axis, plan.mirror_axes)
     risky = tuple(axis for axis in mirrored if axis == 0 or plan.orientation == "native")
     if not sided or not risky:
         return

@@ -203,7 +203,7 @@ class Trainer:
             state.average,
             architecture=self.architecture,
             plan=self.plan,
-            mirror_axes_xyz=mirror_axes(inputs.section.augmentation, self.plan.slice_axis),
+            mirror_axes_xyz=mirror_axes(inputs.section.augmentation, self.plan.slice_axis, self.plan.mirror_axes),
             config_text=inputs.config_text,
             training={
                 "fold": inputs.fold,
