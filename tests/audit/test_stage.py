@@ -42,6 +42,7 @@ def move_label(data, case_id, voxels):
     write_label_map(LabelMap(np.roll(label.array, voxels, (0, 1, 2)), label.affine), path, like=label.header)
 
 
+@pytest.mark.slow
 def test_a_sound_set_has_nothing_urgent(data):
     report = audit(data)
     assert report.case_count == 9
@@ -74,6 +75,7 @@ def test_planted_faults_lead_the_list(data):
     assert pictures["01 leak copy"].label is None
 
 
+@pytest.mark.slow
 def test_a_second_audit_reads_only_what_changed(data, monkeypatch):
     first = audit(data).plain()
     made = []

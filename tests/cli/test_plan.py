@@ -42,6 +42,7 @@ def test_every_value_is_shown_with_its_reason(experiment, capsys):
         assert part in text
 
 
+@pytest.mark.slow
 def test_prepared_data_are_timed_where_they_are(experiment, capsys):
     from medseg.pipelines.prepare import main as prepare
 

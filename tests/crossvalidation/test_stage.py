@@ -143,6 +143,7 @@ def test_the_report_says_what_decided_what(result):
         assert f"| {fold} | full | {words} |" in text
 
 
+@pytest.mark.slow
 def test_configurations_are_chosen_by_the_other_folds(place, work, tmp_path):
     other = tmp_path / "slices"
     write_runs(other, place.manifest, seed=5, spacing=(1.2, 1.2, 1.5))
