@@ -67,7 +67,8 @@ def _run(command: list[str]) -> dict[str, Any]:
 
 
 def _own_steps(args: argparse.Namespace) -> dict[str, Any]:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the medseg command sets it
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both as the medseg command sets them
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import copy
 
     import torch
