@@ -195,6 +195,7 @@ def _config_text(name: str, manifest: Manifest, command: str) -> str:
     }
     reasons = {
         "tracking.images": _NO_IMAGES,
+        "prepare.preset": "On a CPU start with small, and a learning_rate of 2e-3; 'medseg plan' tells where steps are few.",
         "train.augmentation.mirror_axes": "null takes the plan's. With left and right classes in fewer than 6 cases: [y, z].",
     }
     return commented_config(command=command, values=values, reasons=reasons)

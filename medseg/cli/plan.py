@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from medseg.training.memory import MemoryForecast
 
 _MOST_SECONDS = 20.0
+# Below it, on the shared sets, the small preset was ahead of nnU-Net's plan (benchmarks/results/small_budgets_2026-11-21.md).
+_FEW_STEPS = 2000
 _UNSAID = ("format", "labels", "ignore", "fingerprint_sha256", "reasons", "made_from_cases", "alternatives")
 
 
@@ -218,6 +220,11 @@ def _cost_lines(report: dict[str, Any]) -> list[str]:
         return [*lines, "it does not fit: lower prepare.batch_size, prepare.patch_size_xyz or prepare.memory_gb"]
     if "time" in report:
         lines += _time_lines(report["time"])
+        if report["time"]["steps"] < _FEW_STEPS and report["plan"]["preset"] != "small":
+            lines.append(
+                f"that is few: under {_FEW_STEPS:,} steps a thinner network with a tight patch and a batch of 2 learns more "
+                "(prepare.preset: small, train.optimiser.learning_rate: 2e-3), or give it more minutes"
+            )
     return lines
 
 

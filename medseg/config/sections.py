@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg.config.base import Positive, PositiveInt, Section, Size, Spacing
 from medseg.config.network_sections import NetworkSection, UNetSection
@@ -33,12 +33,15 @@ class PrepareSection(Section):
     """What a bad case does: stop before any work, or be left out."""
     orientation: Literal["RAS", "native"] = "RAS"
     """RAS flips and permutes axes to Right-Anterior-Superior (never interpolates); native leaves them."""
-    configuration: Literal["auto", "2d", "3d_fullres", "3d_lowres"] = "auto"
+    configuration: Literal["auto", "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"] = "auto"
     """nnU-Net's configuration; auto is 2d for pictures and 3d_fullres for volumes. A work folder holds one."""
-    preset: Literal["plain", "resenc_m", "resenc_l", "resenc_xl"] = "plain"
-    """Whose rules fit network, patch and batch: nnU-Net's plain U-Net or one of its residual-encoder presets."""
+    previous_work: str | None = None
+    """With 3d_cascade_fullres: work folder of the first stage (3d_lowres), all of its folds trained, relative to the config."""
+    preset: Literal["plain", "small", "resenc_m", "resenc_l", "resenc_xl"] = "plain"
+    """Whose rules fit network, patch and batch: nnU-Net's plain U-Net, one of its residual-encoder presets, or small: ours for
+    minutes on few cores."""
     memory_gb: Positive | None = None
-    """Memory that patch and batch are fitted to; null takes the preset's own 8, 8, 24 or 40 GB, or less where the device has
+    """Memory that patch and batch are fitted to; null takes the preset's own (8 GB; 24 for L, 40 for XL), or less where the device has
     less."""
     spacing_xyz_mm: Spacing | None = None
     """Target voxel size; null takes the plan's (median of the training cases, nnU-Net's rule)."""
@@ -55,6 +58,12 @@ class PrepareSection(Section):
     dtype: Literal["float16", "float32"] = "float16"
     """Stored image type; float16 halves what has to be read and changes normalised values by less than 5e-4 of their size."""
 
+    @model_validator(mode="after")
+    def _two_stages(self) -> PrepareSection:
+        if (self.configuration == "3d_cascade_fullres") != (self.previous_work is not None):
+            raise ValueError("3d_cascade_fullres and previous_work belong together; give both or neither")
+        return self
+
 
 class InferSection(Section):
     """Sliding-window inference."""
@@ -67,11 +76,26 @@ class InferSection(Section):
     """Average over mirrored copies along the axes that training mirrored."""
     batch_size: PositiveInt | None = None
     """Windows per forward pass; null chooses by device."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network; auto takes bf16 where the hardware has it. fp16 needs CUDA."""
+    accumulate: Literal["fp32", "fp16"] = "fp32"
+    """Blending of windows. fp16 is nnU-Net's own half-precision arithmetic, operation for operation, for exact comparison."""
+    skip_background: bool = True
+    """Compute the answer for windows that hold nothing but the scan's lowest value once instead of for each of them."""
+    resampling: Literal["scores", "labels"] = "scores"
+    """What goes back to the scan's grid: class scores, then the highest wins; labels decides first: faster, coarser edges."""
     ensemble: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Folds whose models are averaged; empty takes the fold of ``data``."""
     postprocess: bool = True
     """Apply the clean-up that a model folder brings along, which cross-validation adopted."""
+    contract: Literal["refuse", "warn", "off"] = "refuse"
+    """What becomes of a scan that the model's training scans have nothing in common with; off looks at no scan."""
+    quality: bool = True
+    """Measure the uncertainty of each mask, and estimate its Dice where the model folder brings a calibration."""
+    probabilities: Literal["uint8", "fp16"] | None = None
+    """Write each class' probability as well, in steps of 1/255 (.nii.gz) or in half precision (.npz); null writes none."""
+    uncertainty: Literal["entropy", "disagreement"] | None = None
+    """Write a map of each voxel's entropy, or of the share of an ensemble's folds that disagree; null writes none."""
 
 
 class EvaluateSection(Section):

@@ -31,12 +31,13 @@ from medseg.imaging import (
 )
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import axis_change, nonzero_box
-from medseg.preparation.fingerprint import CaseGeometry, IntensitySketch, sketch_intensities
+from medseg.preparation.fingerprint import CaseGeometry, IntensitySketch, foreground_extent, sketch_intensities
 from medseg.preparation.inputs import Fixed, fix, must_be_unchanged
 from medseg.preparation.locations import seed_of
 from medseg.preparation.order import Centre, class_centres
+from medseg.preparation.scan_facts import ScanFacts, scan_facts
 
-FACTS_VERSION = 2
+FACTS_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,9 @@ class CaseFacts:
         voxels_sha256: of shape and intensities as read; equal for two files with the same scan.
         class_voxels: class index to voxels, of the classes that occur; empty without a label map.
         centres: class index to mean oriented voxel coordinate, of the foreground classes that occur.
+        extent_xyz: oriented voxels from end to end of all foreground together; None where there is none.
         sketches: foreground intensities per channel; empty where unknown.
+        scan: what it says about itself without labels; None where it can't be used.
     """
 
     key: str
@@ -108,7 +111,9 @@ class CaseFacts:
     voxels_sha256: str = ""
     class_voxels: Mapping[int, int] | None = None
     centres: Mapping[int, Centre] = field(default_factory=dict)
+    extent_xyz: tuple[int, int, int] | None = None
     sketches: tuple[IntensitySketch | None, ...] = ()
+    scan: ScanFacts | None = None
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -127,7 +132,9 @@ class CaseFacts:
             if self.class_voxels is None
             else {str(k): v for k, v in sorted(self.class_voxels.items())},
             "centres": {str(k): list(centre) for k, centre in sorted(self.centres.items())},
+            "extent_xyz": None if self.extent_xyz is None else list(self.extent_xyz),
             "sketches": [None if sketch is None else sketch.plain() for sketch in self.sketches],
+            "scan": None if self.scan is None else self.scan.plain(),
         }
 
     @classmethod
@@ -144,7 +151,9 @@ class CaseFacts:
             voxels_sha256=value["voxels_sha256"],
             class_voxels=None if counts is None else {int(k): int(v) for k, v in counts.items()},
             centres={int(k): tuple(centre) for k, centre in value["centres"].items()},
+            extent_xyz=None if value["extent_xyz"] is None else tuple(value["extent_xyz"]),
             sketches=tuple(None if s is None else IntensitySketch.from_plain(s) for s in value["sketches"]),
+            scan=ScanFacts.from_plain(scan) if (scan := value.get("scan")) else None,
         )
 
 
@@ -241,9 +250,11 @@ def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:
     sketches: tuple[IntensitySketch | None, ...] = ()
     counts: dict[int, int] | None = None
     centres: dict[int, Centre] = {}
+    extent: tuple[int, int, int] | None = None
     if classes is not None:
         turned_classes = apply_axes(classes, change)
         centres = class_centres(turned_classes)
+        extent = foreground_extent(turned_classes)
         counts = {int(c): int(n) for c, n in enumerate(np.bincount(turned_classes.reshape(-1), minlength=256)) if n}
         if not faults:
             sketches = sketch_intensities(
@@ -264,7 +275,9 @@ def look_at(inputs: CaseInputs, *, key: str) -> CaseFacts:
         voxels_sha256=_content_sha256(turned),
         class_voxels=counts,
         centres=centres,
+        extent_xyz=extent,
         sketches=sketches,
+        scan=None if faults else scan_facts(volume),
     )
 
 

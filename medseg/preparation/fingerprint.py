@@ -69,13 +69,15 @@ class Fingerprint:
     """See the module.
 
     ``intensities`` has None for a channel without any foreground. ``orders`` has per axis the classes that always lie in one
-    order, or None.
+    order, or None. ``structure_xyz_mm`` is what nine of ten cases' foreground spans per axis, in mm (90th percentile); None where
+    no case has any.
     """
 
     cases: Mapping[str, CaseGeometry]
     planar: bool
     intensities: tuple[Intensities | None, ...]
     orders: tuple[FixedOrder | None, FixedOrder | None, FixedOrder | None] = (None, None, None)
+    structure_xyz_mm: tuple[float, float, float] | None = None
 
     def spacings(self) -> npt.NDArray[np.float64]:
         """(cases, 3) mm."""
@@ -104,6 +106,7 @@ class Fingerprint:
             "median_shape_xyz": np.median(self.shapes(), axis=0).tolist(),
             "intensities": [None if i is None else vars(i) for i in self.intensities],
             "orders": [None if order is None else vars(order) for order in self.orders],
+            "structure_xyz_mm": None if self.structure_xyz_mm is None else list(self.structure_xyz_mm),
             "cases": {
                 case_id: {
                     "shape_xyz": list(c.shape_xyz),
@@ -135,7 +138,8 @@ class Fingerprint:
             x, y, z = (
                 None if order is None else FixedOrder(**order) for order in value.get("orders", (None, None, None))
             )
-            return cls(cases, bool(value["planar"]), intensities, (x, y, z))
+            size = value.get("structure_xyz_mm")
+            return cls(cases, bool(value["planar"]), intensities, (x, y, z), _floats(size) if size else None)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("fingerprint.json: is no fingerprint; prepare again with --replan") from error
 
@@ -153,6 +157,28 @@ def _ints(values: Sequence[Any]) -> tuple[int, int, int]:
 def _floats(values: Sequence[Any]) -> tuple[float, float, float]:
     x, y, z = (float(v) for v in values)
     return x, y, z
+
+
+def foreground_extent(classes: npt.NDArray[np.uint8]) -> tuple[int, int, int] | None:
+    """Voxels per axis from the first to the last plane with foreground, all classes together.
+
+    Args:
+        classes: (X, Y, Z) class indices; 0 (background) and 255 (nobody labelled it) are left out.
+
+    Returns:
+        None where there is no foreground.
+    """
+    foreground = (classes > 0) & (classes < 255)
+    if not foreground.any():
+        return None
+    planes = (np.flatnonzero(foreground.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (int(found[-1] - found[0] + 1) for found in planes)
+    return x, y, z
+
+
+def structure_size(extents_mm: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
+    """What nine of ten cases' foreground spans per axis: the 90th percentile of ``extents_mm``; None without any."""
+    return _floats(np.percentile(np.asarray(extents_mm, np.float64), 90, axis=0)) if extents_mm else None
 
 
 def sketch_intensities(

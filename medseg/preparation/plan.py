@@ -9,7 +9,7 @@ from pydantic import Field
 from medseg.config.base import Positive, PositiveInt, Section, Size, Spacing
 from medseg.imaging.regions import Regions, index_labels, regions_of
 
-Preset = Literal["plain", "resenc_m", "resenc_l", "resenc_xl"]
+Preset = Literal["plain", "small", "resenc_m", "resenc_l", "resenc_xl"]
 
 
 class ChannelPlan(Section):
@@ -53,7 +53,7 @@ class Plan(Section):
     """
 
     format: Literal[1] = 1
-    configuration: Literal["2d", "3d_fullres", "3d_lowres"] | None = None
+    configuration: Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"] | None = None
     """Which of nnU-Net's configurations it is; null in a file from before the field, whose rest says it."""
     preset: Preset = "plain"
     """Whose network and memory reference the rules were given."""
@@ -86,6 +86,9 @@ class Plan(Section):
     """Convolutions per decoder stage, one stage fewer, the deepest first as nnU-Net lists them; empty is 2 each."""
     cascade: bool = False
     """Whether nnU-Net's rules let a full-resolution network refine this one's masks (3d_cascade_fullres)."""
+    previous_channels: Annotated[int, Field(ge=0)] = 0
+    """One-hot channels that follow the image's in a cascade's second stage: the first stage's mask, one per foreground class
+    index. 0 where there is no first stage."""
     batch_dice: bool
     mirror_axes: tuple[Literal["x", "y", "z"], ...] = ("x", "y", "z")
     """Axes along which patches, and copies in inference, may be mirrored; all of them in a file from before the field."""
@@ -108,6 +111,11 @@ class Plan(Section):
     def of_pictures(self) -> bool:
         """Whether the cases are 2D pictures."""
         return self.dimensions == 2 and self.through_plane_axis is None
+
+    @property
+    def input_count(self) -> int:
+        """Channels that the network takes: the image's, then those of the first stage's mask."""
+        return len(self.channels) + self.previous_channels
 
     @property
     def regions(self) -> Regions | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from medseg.config.sections import PrepareSection
 from medseg.preparation.presets import FittedNetwork, PresetRules, Vector, most_features
 
-Name = Literal["2d", "3d_fullres", "3d_lowres"]
+Name = Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"]
 Axis = Literal[0, 1, 2]
 _AS_ASKED = "As the config asks"
 
@@ -67,14 +67,15 @@ def explain(
         "median_shape_xyz": "Median of the training cases after cropping to nonzero and resampling.",
         "patch_size_xyz": _patch(choice, section, memory_gb),
         "batch_size": _batch(choice.network, section, preset, memory_gb),
-        "features": f"32, doubled per stage up to {most_features(choice.dimensions)}.",
+        "features": _features(choice, preset),
         "strides": "Axes with 8 or more voxels left, of under twice the finest axis' size, are halved; an axis alone needs 12.",
         "kernel_sizes": "1 along an axis until its voxels are under twice the finest axis', 3 from then on.",
         "residual": f"The preset is {section.preset}.",
         "convolutions": "Residual blocks: 1, 3, 4, then 6 per stage." if preset.residual else "2 per stage.",
         "decoder_convolutions": f"{1 if preset.residual else 2} per stage.",
         "cascade": _cascade(choice),
-        "batch_dice": _batch_dice(choice, pictures=pictures),
+        "previous_channels": _previous_channels(choice),
+        "batch_dice": _batch_dice(choice, preset, pictures=pictures),
         **_storage(section),
         "alternatives": "The other configurations that the rules make; prepare.configuration chooses.",
     }
@@ -89,6 +90,12 @@ def _configuration(section: PrepareSection, *, pictures: bool) -> str:
     if section.configuration != "auto":
         return f"{_AS_ASKED}."
     return "Every training case is a single picture." if pictures else "The training cases are volumes."
+
+
+def _features(choice: Choice, preset: PresetRules) -> str:
+    if preset.widths is not None:
+        return "Of the preset: on few cores a thin network buys more steps than it loses by its width."
+    return f"32, doubled per stage up to {most_features(choice.dimensions)}."
 
 
 def _memory(section: PrepareSection, preset: PresetRules, memory_gb: float, device_gb: float | None) -> str:
@@ -127,6 +134,8 @@ def _patch(choice: Choice, section: PrepareSection, memory_gb: float) -> str:
     network = choice.network
     if section.patch_size_xyz is not None:
         return f"{_AS_ASKED}; an axis is halved only while it divides evenly."
+    if network.tightened:
+        return "The smallest that the strides divide and that holds the labelled structures of nine in ten training cases."
     if network.shrunk:
         return (
             f"Largest patch of the median scan's proportions whose network fits {memory_gb:g} GB with a batch of 2, as "
@@ -139,6 +148,8 @@ def _patch(choice: Choice, section: PrepareSection, memory_gb: float) -> str:
 def _batch(network: FittedNetwork, section: PrepareSection, preset: PresetRules, memory_gb: float) -> str:
     if section.batch_size is not None:
         return f"{_AS_ASKED}; the rules give {network.batch_size}."
+    if preset.tight:
+        return "The smallest: on few cores many small steps beat few large ones."
     if network.capped:
         return f"A batch covers at most {preset.largest_share:.0%} of the training voxels, and at least 2 patches."
     return f"What fits {memory_gb:g} GB as nnU-Net counts it ({network.values:,} values a patch), at least 2."
@@ -150,7 +161,15 @@ def _cascade(choice: Choice) -> str:
     return "Only the low resolution has a next stage."
 
 
-def _batch_dice(choice: Choice, *, pictures: bool) -> str:
+def _previous_channels(choice: Choice) -> str:
+    if choice.name == "3d_cascade_fullres":
+        return "The first stage's mask, one-hot without background, follows the image's channels."
+    return "No first stage."
+
+
+def _batch_dice(choice: Choice, preset: PresetRules, *, pictures: bool) -> str:
+    if preset.tight and choice.dimensions == 2:
+        return "A batch of 2 is too small to stand for a volume."
     if pictures:
         return "Pictures: a batch stands for a volume."
     if choice.dimensions == 2:

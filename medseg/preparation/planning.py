@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from medseg.preparation.plan import Alternative, Plan
 from medseg.preparation.plan_reasons import Axis, Choice, Name, explain
 from medseg.preparation.presets import PRESETS, FittedNetwork, PresetRules, Vector, fit_network
 
+CASCADE: Final = "3d_cascade_fullres"
+"""The full resolution with the mask of another configuration, mostly 3d_lowres, as further channels."""
 _ANISOTROPIC = 3.0
 _LOW_RESOLUTION_BELOW = 0.25
 _LOW_RESOLUTION_STEP = 1.03
@@ -87,6 +89,7 @@ def make_plan(
         convolutions=network.convolutions,
         decoder_convolutions=network.decoder_convolutions,
         cascade=chosen.cascade,
+        previous_channels=len(index_labels(labels)) - 1 if chosen.name == CASCADE else 0,
         batch_dice=chosen.batch_dice,
         mirror_axes=mirrored,
         stored_dtype=section.dtype,
@@ -206,12 +209,13 @@ class _DataSet:
         """
         wished, patch = self.section.configuration, self.section.patch_size_xyz
         planar = self.fingerprint.planar
-        if planar and wished in ("3d_fullres", "3d_lowres"):
+        if planar and wished in ("3d_fullres", "3d_lowres", CASCADE):
             raise ConfigError([f"prepare.configuration: is {wished}, expected 2d or auto; the scans are pictures"])
         if planar or wished == "2d":
             return self._flat(patch)
         if wished != "3d_lowres":
-            return self._full(patch)
+            full = self._full(patch)
+            return full.changed(name=CASCADE) if wished == CASCADE else full
         if self.section.spacing_xyz_mm is not None:
             return self._fitted("3d_lowres", self._spacing()[0], patch=patch)
         low = self._low(self._full(None))
@@ -256,13 +260,13 @@ class _DataSet:
         median, voxels = self._median_and_voxels(spacing)
         network = self._network(spacing, median, voxels, _planning_order(spacing)[1:], patch)
         if self.fingerprint.planar:
-            return Choice("2d", 2, None, spacing, median, network, batch_dice=True)
+            return Choice("2d", 2, None, spacing, median, network, batch_dice=not self.preset.tight)
         # Slices are never resampled along their stack: each case keeps its own spacing there.
         spacing, median = spacing.copy(), median.copy()
         spacing[through] = np.median(self.fingerprint.spacings()[:, through])
         median[through] = np.median(self.fingerprint.shapes()[:, through])
         axis = None if percentile_axis == through else percentile_axis
-        return Choice("2d", 2, cast("Axis", through), spacing, median, network, batch_dice=True, percentile_axis=axis)
+        return Choice("2d", 2, cast("Axis", through), spacing, median, network, batch_dice=not self.preset.tight, percentile_axis=axis)
 
     def _median_and_voxels(self, spacing: Vector) -> tuple[Vector, float]:
         median = self._median_shape(spacing)
@@ -308,6 +312,7 @@ class _DataSet:
     def _network(
         self, spacing: Vector, median: Vector, voxels: float, axes: Sequence[int], patch: Sequence[int] | None
     ) -> FittedNetwork:
+        structure = self.fingerprint.structure_xyz_mm
         return fit_network(
             self.preset,
             spacing_xyz_mm=spacing,
@@ -317,4 +322,5 @@ class _DataSet:
             classes=self.classes,
             memory_gb=self.memory_gb,
             patch_size_xyz=patch,
+            structure_xyz=None if structure is None else np.array(structure) / spacing,
         )

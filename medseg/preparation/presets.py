@@ -1,7 +1,8 @@
 """What nnU-Net's four planners differ in, and a network fitted to memory by their rules.
 
 Plain: Isensee et al., Nature Methods 18 (2021); residual-encoder presets M, L, XL: MICCAI 2024 (arXiv 2404.09556).
-The numbers are those of nnU-Net 2.8.1's planners.
+The numbers are those of nnU-Net 2.8.1's planners. ``small`` is our own, for minutes on few cores: learned on the shared sets
+(benchmarks/results/small_budgets_2026-11-21.md), where many small steps beat few large ones.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class PresetRules:
         values: per number of dimensions, feature-map values of a reference batch (12 in 2D, 2 in 3D) in that memory.
         residual: residual encoder.
         largest_share: of the training voxels that a batch may cover.
+        widths: per number of dimensions, features of the stages, the last one for all further stages; None is nnU-Net's.
+        tight: the patch just holds the labelled structures, and the batch is the smallest.
     """
 
     title: str
@@ -42,6 +45,15 @@ class PresetRules:
     values: dict[int, float]
     residual: bool
     largest_share: float
+    widths: dict[int, tuple[int, ...]] | None = None
+    tight: bool = False
+
+    def features(self, stages: int, dimensions: int) -> tuple[int, ...]:
+        """Per encoder stage."""
+        if self.widths is None:
+            return _features(stages, dimensions)
+        widths = self.widths[dimensions]
+        return tuple(widths[min(stage, len(widths) - 1)] for stage in range(stages))
 
     def convolutions(self, stages: int) -> tuple[int, ...]:
         """Per encoder stage."""
@@ -56,6 +68,10 @@ class PresetRules:
 
 PRESETS: dict[Preset, PresetRules] = {
     "plain": PresetRules("nnU-Net's plain U-Net", 8.0, {3: 560e6, 2: 85e6}, False, 0.05),
+    "small": PresetRules(
+        "the preset for small budgets", 8.0, {3: 560e6, 2: 85e6}, False, 0.05,
+        widths={3: (16, 48, 96, 192), 2: (16, 32, 64, 128, 256)}, tight=True,
+    ),  # fmt: skip
     "resenc_m": PresetRules("nnU-Net's ResEnc M", 8.0, {3: 680e6, 2: 135e6}, True, 1.0),
     "resenc_l": PresetRules("nnU-Net's ResEnc L", 24.0, {3: 2100e6, 2: 380e6}, True, 1.0),
     "resenc_xl": PresetRules("nnU-Net's ResEnc XL", 40.0, {3: 3600e6, 2: 560e6}, True, 1.0),
@@ -71,6 +87,7 @@ class FittedNetwork:
         budget: values of a reference batch that the memory stands for.
         shrunk: the patch was made smaller for the budget.
         capped: the batch was made smaller because it would cover too much of the data set.
+        tightened: the patch was made smaller because the labelled structures need no more.
     """
 
     topology: Topology
@@ -82,6 +99,7 @@ class FittedNetwork:
     budget: float
     shrunk: bool
     capped: bool
+    tightened: bool = False
 
 
 def fit_network(
@@ -94,6 +112,7 @@ def fit_network(
     classes: int,
     memory_gb: float,
     patch_size_xyz: Sequence[int] | None = None,
+    structure_xyz: Vector | None = None,
 ) -> FittedNetwork:
     """The largest patch, of the median scan's proportions, whose network fits the memory with a batch of 2; then the batch.
 
@@ -106,6 +125,7 @@ def fit_network(
         classes: scores per voxel.
         memory_gb: to fit into.
         patch_size_xyz: a patch that is wished for; it stays, and an axis is halved only while it divides evenly.
+        structure_xyz: voxels that the labelled structures span; a tight preset's patch holds just them.
 
     Raises:
         ConfigError: not even the smallest patch fits.
@@ -118,20 +138,34 @@ def fit_network(
         topology, shrunk = fit.largest(budget if preset.residual else budget * reference / _SMALLEST_BATCH)
     else:
         topology, shrunk = fit.given([patch_size_xyz[axis] for axis in axes]), False
+    tightened = False
+    if preset.tight and patch_size_xyz is None and structure_xyz is not None:
+        patch = _around(structure_xyz[list(axes)], topology)
+        tightened = patch != list(topology.patch_size)
+        topology = fit.given(patch) if tightened else topology
     values, stages = fit.values(topology), len(topology.strides)
     wanted = round(budget / values * reference)
     most = round(dataset_voxels * preset.largest_share / math.prod(topology.patch_size))
     return FittedNetwork(
         topology=_in_xyz(topology, axes),
-        features=_features(stages, dimensions),
+        features=preset.features(stages, dimensions),
         convolutions=preset.convolutions(stages),
         decoder_convolutions=preset.decoder_convolutions(stages),
-        batch_size=max(min(wanted, most), _SMALLEST_BATCH),
+        batch_size=_SMALLEST_BATCH if preset.tight else max(min(wanted, most), _SMALLEST_BATCH),
         values=values,
         budget=budget,
         shrunk=shrunk,
         capped=most < wanted,
+        tightened=tightened,
     )
+
+
+def _around(structure: Vector, topology: Topology) -> list[int]:
+    """The smallest patch that the strides divide and that holds a structure, at most the one there is."""
+    return [
+        min(size, math.ceil(round(float(needed), 6) / divisor) * divisor)
+        for size, divisor, needed in zip(topology.patch_size, topology.divisors, structure, strict=True)
+    ]
 
 
 def most_features(dimensions: int) -> int:

@@ -13,7 +13,7 @@ from medseg.manifest import Manifest
 from medseg.preparation.case import expand_channels
 from medseg.preparation.device_memory import device_memory_gb
 from medseg.preparation.facts import CaseFacts
-from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches
+from medseg.preparation.fingerprint import CaseGeometry, Fingerprint, fingerprint_drift, merge_sketches, structure_size
 from medseg.preparation.order import fixed_orders
 from medseg.preparation.plan import Plan
 from medseg.preparation.plan_file import read_plan, write_plan
@@ -33,7 +33,13 @@ def fingerprint_of(facts: Mapping[str, CaseFacts], good: Sequence[str]) -> Finge
     sketches = [[s for i in good for s in facts[i].sketches[c : c + 1] if s is not None] for c in range(channels)]
     intensities = tuple(merge_sketches(s) for s in sketches)
     orders = fixed_orders([facts[i].centres for i in cases])
-    return Fingerprint(cases, all(facts[i].planar for i in good), intensities, orders)
+    extents = [
+        [voxels * mm for voxels, mm in zip(extent, geometry.spacing_xyz_mm, strict=True)]
+        for i, geometry in cases.items()
+        if (extent := facts[i].extent_xyz) is not None
+    ]
+    planar = all(facts[i].planar for i in good)
+    return Fingerprint(cases, planar, intensities, orders, structure_size(extents))
 
 
 def settle_plan(
@@ -91,7 +97,7 @@ def require_made_with(section: PrepareSection, manifest: Manifest, output: Path)
 
 def _made_with(section: PrepareSection, manifest: Manifest) -> dict[str, Any]:
     """Everything besides the fingerprint that a plan depends on, by the name people know it under."""
-    settings = section.model_dump(mode="json", exclude={"on_bad_case"})
+    settings = section.model_dump(mode="json", exclude={"on_bad_case", "previous_work"})
     return {
         **{f"prepare.{key}": value for key, value in settings.items()},
         "the manifest's channels": [[c.name, c.unit] for c in manifest.channels],

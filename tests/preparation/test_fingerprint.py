@@ -9,8 +9,10 @@ from medseg.preparation.fingerprint import (
     Fingerprint,
     Intensities,
     fingerprint_drift,
+    foreground_extent,
     merge_sketches,
     sketch_intensities,
+    structure_size,
 )
 
 
@@ -71,3 +73,17 @@ def test_drift_is_said_with_numbers():
         "channel 0: foreground mean and SD moved from 10, 2 to 10.5, 2",
         "the crop keeps 50% of the median scan, was 100%",
     ]
+
+
+def test_foreground_extent_counts_from_the_first_to_the_last_plane_of_all_classes():
+    classes = np.zeros((6, 7, 8), np.uint8)
+    classes[1, 2, 3] = 1
+    classes[4, 2, 7] = 2
+    classes[0, 6, 0] = 255
+    assert foreground_extent(classes) == (4, 1, 5)
+    assert foreground_extent(np.zeros((2, 2, 2), np.uint8)) is None
+
+
+def test_structure_size_is_what_nine_of_ten_cases_span():
+    assert structure_size([[float(i), 10.0, 10.0 - i] for i in range(11)]) == (9.0, 10.0, 9.0)
+    assert structure_size([]) is None

@@ -311,3 +311,20 @@ def test_a_plan_that_is_none_is_refused(tmp_path, edit, message):
 def test_a_missing_plan_is_named(tmp_path):
     with pytest.raises(InputError, match=r"plan\.yaml: can't be read"):
         read_plan(tmp_path / "plan.yaml")
+
+
+def test_the_small_preset_holds_the_labelled_structures_with_thin_stages_and_a_batch_of_two():
+    geometry = CaseGeometry((35, 50, 36), (1.0, 1.0, 1.0), 1.0)
+    cases = {f"case_{i:03d}": geometry for i in range(100)}
+    structures = Fingerprint(cases, False, (None,), structure_xyz_mm=(25.0, 43.0, 30.3))
+    made = plan(structures, preset="small")
+    # Three halvings, so multiples of 8: 25 -> 32, 43 -> 48, 30.3 -> 32; the plain plan's patch is 40 x 56 x 40.
+    assert made.patch_size_xyz == (32, 48, 32)
+    assert (made.features, made.batch_size) == ((16, 48, 96, 192), 2)
+    assert plan(structures).patch_size_xyz == plan(Fingerprint(cases, False, (None,)), preset="small").patch_size_xyz
+
+
+def test_the_small_preset_never_enlarges_a_patch():
+    geometry = CaseGeometry((35, 50, 36), (1.0, 1.0, 1.0), 1.0)
+    wide = Fingerprint({"a": geometry, "b": geometry}, False, (None,), structure_xyz_mm=(300.0, 300.0, 300.0))
+    assert plan(wide, preset="small").patch_size_xyz == plan(wide).patch_size_xyz
