@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -75,16 +75,7 @@ def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     for group in singles.values():
         first, *others = sorted(group, key=lambda finding: (-finding.score, finding.kind))
         also = tuple(finding.sentence for finding in others if finding.score >= LOOK)
-        result.append(
-            Finding(
-                kind=first.kind,
-                cases=first.cases,
-                score=first.score,
-                sentence=first.sentence,
-                evidence=first.evidence,
-                also=also,
-            )
-        )
+        result.append(replace(first, also=also))
     return tuple(sorted(result, key=lambda finding: (-finding.score, finding.cases)))
 
 

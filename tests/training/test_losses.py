@@ -206,12 +206,16 @@ def toy_network(dimensions, outputs=3):
 @pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_loss_learns_two_cases_by_heart(kind, dimensions):
-    network = build_network(toy_network(dimensions))
+def test_each_loss_learns_two_cases_and_draws_the_same_after_infer(kind, dimensions, tmp_path):
+    architecture = toy_network(dimensions)
+    network = build_network(architecture)
     loss = loss_of(kind)
     rate = RATES.get(kind, RATE)
     overfit(network, dimensions, rate=rate, objective=lambda outputs, classes: supervised_loss(outputs, classes, loss))
-    assert least_dice(masks(network, dimensions), toy_cases(dimensions)[1]) >= 0.9
+    predicted = masks(network, dimensions)
+    assert least_dice(predicted, toy_cases(dimensions)[1]) >= 0.9
+    found = masks_after_infer(tmp_path / "model", network, architecture, toy_plan(dimensions))
+    assert np.array_equal(found, predicted)
 
 
 @pytest.mark.slow
