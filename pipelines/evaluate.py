@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
 from medseg.errors import InputError, UsageError
+from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 
 if TYPE_CHECKING:
     from medseg.evaluation.experiment import CaseSet
     from medseg.evaluation.report import Scores
+    from medseg.runner.cluster import Cluster
     from medseg.tracking.run import TrackedRun
 
 _LOG = logging.getLogger(__name__)
@@ -47,11 +49,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--empty", metavar="POLICY", help="what empty masks count: standard or exclude [standard]")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the scores")
     parser.add_argument("--processes", type=int, metavar="N", help="cases at a time [by cores and free memory]")
+    add_cluster_flags(parser)
 
 
 def _evaluate(context: Context) -> int:
     sets = _folder_set(context) if context.config is None else _config_sets(context)
-    codes = {_score(context, output, cases) for output, cases in sets.items()}
+    with open_cluster(context.args) as cluster:
+        codes = {_score(context, output, cases, cluster) for output, cases in sets.items()}
     return codes.pop() if len(codes) == 1 else 4
 
 
@@ -96,7 +100,7 @@ def _config_sets(context: Context) -> dict[Path, CaseSet]:
     return found
 
 
-def _score(context: Context, output: Path, cases: CaseSet) -> int:
+def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | None) -> int:
     from rich.console import Console
 
     from medseg.evaluation import case_table, flat_metrics, run_evaluate, terminal_table
@@ -110,7 +114,8 @@ def _score(context: Context, output: Path, cases: CaseSet) -> int:
             tracker = open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain())
             name, resume_file = f"evaluate {cases.name}", output / "tracking.json"
             run = stack.enter_context(stack.enter_context(tracker).run("evaluate", name, resume_file=resume_file))
-        report = run_evaluate(cases, output=output, processes=context.args.processes)
+        run_elsewhere = None if cluster is None else cluster.on(output.absolute())
+        report = run_evaluate(cases, output=output, processes=context.args.processes, run=run_elsewhere)
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             run.log_table(case_table(report.scores), "cases")

@@ -3,6 +3,8 @@
     medseg infer --config configs/hippocampus.yaml --data-root DATA
     medseg infer scan.nii.gz --model work/hippocampus/runs/fold_0/model --output masks
     medseg infer SCANS --model MODEL_A --model MODEL_B --output masks
+    medseg infer SCANS --model MODEL --output masks --dry-run
+    medseg infer SCANS --model MODEL --output masks --shard 0/4
 
 SCANS is a file, a folder (searched all the way down; DICOM slices in one folder are one scan), a .txt list or a manifest.
 The same command again writes what is missing and keeps what is there.
@@ -20,11 +22,15 @@ from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
 from medseg.errors import UsageError
+from medseg.inference.flags import add_run_flags, asked_fields, device_name, memory_bytes, run_options
+from medseg.runner.cluster_flags import open_cluster
 
 if TYPE_CHECKING:
     from medseg.inference.cases import InferCase
     from medseg.inference.ensemble import MaskMaker
     from medseg.inference.report import CaseReport
+    from medseg.inference.stage import RunOptions
+    from medseg.runner.cluster import Cluster
 
 _PURPOSE = "Write masks for scans with a trained model."
 
@@ -38,6 +44,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="scan, folder, .txt list or manifest")
     parser.add_argument("--model", action="append", type=Path, metavar="DIR", help="model folder; several are averaged")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the masks of INPUT")
+    parser.add_argument(
+        "--backend", choices=("torch", "onnxruntime"), help="what runs the network [what --model holds]"
+    )
+    add_run_flags(parser)
 
 
 def _infer(context: Context) -> int:
@@ -48,23 +58,51 @@ def _infer(context: Context) -> int:
 
     jobs = {} if args.inputs else _experiment_jobs(context)
     engine = _engine(context)
+    options = run_options(args, engine.section)
     jobs = jobs or _named_jobs(args, engine)
-    return exit_code([report for folder, cases in jobs.items() for report in _predict(context, engine, cases, folder)])
+    if args.dry_run:
+        return _foretell(engine, jobs, options)
+    with open_cluster(args) as cluster:
+        reports = [
+            report
+            for folder, cases in jobs.items()
+            for report in _predict(context, engine, cases, folder, options, cluster)
+        ]
+    return exit_code(reports)
+
+
+def _foretell(engine: MaskMaker, jobs: Mapping[Path, Sequence[InferCase]], options: RunOptions) -> int:
+    from medseg.inference.forecast import forecast
+
+    for folder, cases in jobs.items():
+        sys.stdout.write(f"{folder}: {forecast(engine, cases, output=folder, options=options).text()}\n")
+    return 0
+
+
+def _model_folders(context: Context) -> Sequence[Path]:
+    from medseg.inference.experiment import experiment_models
+    from medseg.inference.onnx_network import backend_folder
+
+    config, folders = context.config, context.args.model or ()
+    if config is not None and not folders:
+        folders = experiment_models(config.infer, work=context.work, fold=config.data.fold)
+    return [backend_folder(folder, context.args.backend) for folder in folders]
 
 
 def _engine(context: Context) -> MaskMaker:
     from medseg.inference.ensemble import build_engine
-    from medseg.inference.experiment import experiment_models, own_section, refuse_trained_on
+    from medseg.inference.experiment import own_section, refuse_trained_on
     from medseg.inference.model import load_models
     from medseg.networks.precision import choose_device
 
-    config, device, folders = context.config, choose_device(context.device), context.args.model or ()
-    if config is not None and not folders:
-        folders = experiment_models(config.infer, work=context.work, fold=config.data.fold)
-    models = [model for folder in folders for model in load_models(folder, device=device)]
+    config, device = context.config, choose_device(device_name(context.device, context.args.shard))
+    models = [model for folder in _model_folders(context) for model in load_models(folder, device=device)]
     if config is not None and not context.args.inputs:
         refuse_trained_on(models, config.infer, fold=config.data.fold)
-    return build_engine(models, config.infer if config is not None else own_section(models[0]), device=device)
+    section = config.infer if config is not None else own_section(models[0])
+    section = section.model_copy(update=asked_fields(context.args))
+    scratch = None if context.args.dry_run else context.args.output
+    return build_engine(models, section, device=device, memory_bytes=memory_bytes(context.args), scratch=scratch)
 
 
 def _experiment_jobs(context: Context) -> Mapping[Path, Sequence[InferCase]]:
@@ -84,12 +122,24 @@ def _named_jobs(args: argparse.Namespace, engine: MaskMaker) -> Mapping[Path, Se
     from medseg.inference.cases import find_cases
 
     places = {"data_root": args.data_root, "allow_outside": args.allow_outside, "leave_out": args.output}
-    return {args.output: find_cases(args.inputs, channels=engine.plan.channels, **places)}
+    places["patterns"] = args.pattern or ()
+    # The model's own rule, from its config, is in its channels; the section's takes its place.
+    series = engine.section.series or engine.plan.channels[0].series
+    return {args.output: find_cases(args.inputs, channels=engine.plan.channels, series=series, **places)}
 
 
-def _predict(context: Context, engine: MaskMaker, cases: Sequence[InferCase], folder: Path) -> Sequence[CaseReport]:
+def _predict(
+    context: Context,
+    engine: MaskMaker,
+    cases: Sequence[InferCase],
+    folder: Path,
+    options: RunOptions,
+    cluster: Cluster | None,
+) -> Sequence[CaseReport]:
+    from medseg.inference.remote import infer_on_cluster
     from medseg.inference.report import summary
     from medseg.inference.stage import infer_folder
+    from medseg.runner.progress import plain_duration
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
@@ -99,17 +149,27 @@ def _predict(context: Context, engine: MaskMaker, cases: Sequence[InferCase], fo
         run = None
         if config is not None:
             tracker = open_tracker(config.tracking, work=context.work, experiment=config.name, config=plain)
-            resume_file = folder / "tracking.json"
-            tracked = stack.enter_context(tracker).run("infer", f"infer {folder.name}", resume_file=resume_file)
+            # Each shard is a run of its own.
+            name = f"infer {folder.name}" + (f" {options.shard.label}" if options.shard else "")
+            resume_file = folder / (f"tracking-{options.shard.label}.json" if options.shard else "tracking.json")
+            tracked = stack.enter_context(tracker).run("infer", name, resume_file=resume_file)
             run = stack.enter_context(tracked)
-        reports = infer_folder(engine, cases, output=folder)
+        if cluster is None:
+            reports = infer_folder(engine, cases, output=folder, options=options)
+        else:
+            folders, device = _model_folders(context), context.device
+            reports = infer_on_cluster(
+                engine, cases, folders=folders, output=folder, cluster=cluster, device=device, options=options
+            )
         seconds = time.monotonic() - started
         write_stage_record(folder, stage="infer", config=plain, inputs=engine.model_sha256s(), seconds=seconds)
         new = any(report.status != "kept" for report in reports)
         if run is not None and (new or not run.finished_before):
             run.log_metrics({"cases": len(reports), "cases_good": sum(r.good for r in reports)}, step=0)
             run.log_table([report.row() for report in reports], "infer_cases")
-    sys.stdout.write(f"{folder}: {summary(reports)}\n")
+    sys.stdout.write(
+        f"{folder}: {summary(reports)} in {plain_duration(time.monotonic() - started)}; see report.csv there\n"
+    )
     return reports
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
+from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 
 if TYPE_CHECKING:
     from medseg.preparation.stage import PrepareReport
@@ -36,9 +37,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replan", action="store_true", help="make the plan anew from the cases as they are now")
     parser.add_argument("--repair", action="store_true", help="read the whole store and write damaged cases again")
     parser.add_argument("--processes", type=int, metavar="N", help="cases at a time [by cores and free memory]")
+    add_cluster_flags(parser)
 
 
 def _prepare(context: Context) -> int:
+    from medseg.crossvalidation.previous import previous_stage
     from medseg.manifest import load_manifest
     from medseg.preparation.report import show_checks, summary
     from medseg.preparation.stage import run_prepare
@@ -47,17 +50,18 @@ def _prepare(context: Context) -> int:
 
     config, args, started = context.experiment, context.args, time.monotonic()
     assert context.manifest_path is not None
-    manifest, folder = load_manifest(context.manifest_path), context.work / "prepared"
+    manifest, folder = load_manifest(context.manifest_path).with_series(config.data.series), context.work / "prepared"
     section = config.prepare.model_copy(update={"on_bad_case": "skip"}) if args.skip_bad else config.prepare
     with (
+        open_cluster(args) as cluster,
         open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain()) as tracker,
         tracker.run("prepare", "prepare", resume_file=context.work / "prepare-tracking.json") as run,
     ):
         report = run_prepare(
             section,
             manifest,
-            data_root=context.data_root,
-            output=folder,
+            data_root=context.data_root if cluster is None else context.data_root.absolute(),
+            output=folder if cluster is None else folder.absolute(),
             allow_outside=args.allow_outside,
             replan=args.replan,
             check_only=args.check_only,
@@ -65,6 +69,8 @@ def _prepare(context: Context) -> int:
             device=context.device,
             processes=args.processes,
             show=show_checks,
+            previous=previous_stage(section, manifest, config_folder=args.config.parent.absolute()),
+            run=None if cluster is None else cluster.on(folder.absolute()),
         )
         sys.stdout.write(summary(report) + "\n")
         if report.plan is not None:

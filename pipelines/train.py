@@ -155,7 +155,7 @@ def _inputs(context: Context) -> TrainingInputs:
     from medseg.training.inputs import training_inputs
 
     assert context.manifest_path is not None
-    manifest = load_manifest(context.manifest_path)
+    manifest = load_manifest(context.manifest_path).with_series(context.experiment.data.series)
     prepared = PreparedData.open(context.work / "prepared")
     if not context.args.allow_changed:
         require_made_with(context.experiment.prepare, manifest, prepared.folder)

@@ -16,18 +16,19 @@ from monai.transforms.io.array import SUPPORTED_READERS
 
 from medseg.errors import GeometryError, MedsegError
 from medseg.imaging import Header, LabelMap, Limits, Volume, grid_difference, is_scan, read_label_map, read_volume
+from medseg.imaging.dicom_choice import SeriesRule
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Refused:
+class Refused:
     """A file that was refused, kept until ``get_data``."""
 
     error: MedsegError
 
 
-_Read = Volume | LabelMap | _Refused
+_Read = Volume | LabelMap | Refused
 
 
 class MedsegReader(ImageReader):  # type: ignore[misc]  # MONAI is not typed
@@ -45,6 +46,7 @@ class MedsegReader(ImageReader):  # type: ignore[misc]  # MONAI is not typed
         unit: as in ``read_volume``.
         labels: read label maps, in the files' own whole-number type (``LoadImage`` makes float32 of it unless told not to).
         limits: bounds on what a header may claim.
+        series: as in ``read_volume``.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class MedsegReader(ImageReader):  # type: ignore[misc]  # MONAI is not typed
         unit: str | None = None,
         labels: bool = False,
         limits: Limits | None = None,
+        series: SeriesRule | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
         self.unit = unit
+        self.series = series
         self.labels = labels
         self.limits = limits or Limits()
         self._said: set[str] = set()
@@ -74,10 +78,10 @@ class MedsegReader(ImageReader):  # type: ignore[misc]  # MONAI is not typed
             found: Volume | LabelMap = (
                 read_label_map(path, limits=self.limits)
                 if self.labels
-                else read_volume(path, channels=self.channels, unit=self.unit, limits=self.limits)
+                else read_volume(path, channels=self.channels, unit=self.unit, series=self.series, limits=self.limits)
             )
         except MedsegError as error:
-            return _Refused(error)
+            return Refused(error)
         for sentence in found.header.warnings if found.header is not None else ():
             if sentence not in self._said:
                 self._said.add(sentence)
@@ -93,7 +97,7 @@ class MedsegReader(ImageReader):  # type: ignore[misc]  # MONAI is not typed
         """
         scans: list[Volume | LabelMap] = []
         for found in img:
-            if isinstance(found, _Refused):
+            if isinstance(found, Refused):
                 raise found.error
             scans.append(found)
         first = scans[0]

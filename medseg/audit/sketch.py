@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from medseg.imaging import (
     to_classes,
 )
 from medseg.imaging.regions import index_labels
+from medseg.imaging.structures import Naming
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import load_case
 
@@ -57,6 +58,7 @@ class SketchTask:
         label: its first label map, None where it has none.
         channels: the manifest's, expanded.
         labels: class name to file values, background first.
+        aliases: class name to other names that structures of label files have.
         ignore: file value that nobody labelled, or None.
         spacing_xyz_mm: voxel size of the coarse grid (RAS order; a picture's own order).
         cache: file the sketch is kept in.
@@ -72,6 +74,7 @@ class SketchTask:
     spacing_xyz_mm: Spacing
     cache: Path
     key: str
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,7 +176,7 @@ def _turned(volume: Volume, *, planar: bool) -> tuple[FloatArray, Spacing]:
 
 def _label(task: SketchTask, volume: Volume, *, planar: bool) -> tuple[ClassArray, str | None]:
     assert task.label is not None
-    label_map = read_label_map(task.label)
+    label_map = read_label_map(task.label, naming=Naming(task.labels, task.aliases), like=volume)
     fault = grid_difference(label_map.shape, label_map.affine, volume.shape, volume.affine, tolerance_mm=0.05)
     classes = to_classes(label_map, task.labels, ignore=task.ignore, name=task.id)
     if not planar:

@@ -157,7 +157,8 @@ def _tasks(
         "spacing_xyz_mm": spacing,
         "labels": {name: list(values) for name, values in manifest.labels.items()},
         "ignore": manifest.ignore,
-        "channels": [[channel.name, channel.unit] for channel in channels],
+        "channels": [[c.name, c.unit, *([c.series.model_dump()] if c.series else [])] for c in channels],
+        **({"aliases": manifest.aliases} if manifest.aliases else {}),
     }
     tasks = []
     for case, images, label, _ in found:
@@ -170,6 +171,7 @@ def _tasks(
             SketchTask(
                 id=case.id, images=images, label=label, channels=channels, labels=manifest.labels, ignore=manifest.ignore,
                 spacing_xyz_mm=spacing, cache=cache / f"{case.id}.npz", key=sha256_json([settings, content]),
+                aliases=manifest.aliases,
             )
         )  # fmt: skip
     return tasks, faults
@@ -264,7 +266,7 @@ def _predicted(
         if path is None:
             continue
         try:
-            label_map = read_label_map(path)
+            label_map = read_label_map(path, naming=tasks[sketch.id].labels)
             classes = to_classes(label_map, tasks[sketch.id].labels, ignore=None, name=f"prediction of {sketch.id}")
         except MedsegError as error:
             _LOG.warning("%s", error)

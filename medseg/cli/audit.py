@@ -44,7 +44,7 @@ def _audit(context: Context) -> int:
 
     config, args, started = context.experiment, context.args, time.monotonic()
     assert context.manifest_path is not None
-    manifest, folder = load_manifest(context.manifest_path), context.work / "audit"
+    manifest, folder = load_manifest(context.manifest_path).with_series(config.data.series), context.work / "audit"
     predictions = _predictions(context)
     with (
         open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain()) as tracker,

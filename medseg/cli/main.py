@@ -16,6 +16,11 @@ _VERBS = {
     "plan": ("medseg.cli.plan", "show the plan, its memory and how long training will take"),
     "tune": ("medseg.cli.tune", "search stated ranges for a better config"),
     "pretrain": ("medseg.cli.pretrain", "train the network on scans without labels first"),
+    "calibrate": ("medseg.cli.calibrate", "make a model tell the expected Dice of its masks"),
+    "import-nnunet": ("medseg.cli.import_nnunet", "make a model folder of a trained nnU-Net model"),
+    "distil": ("medseg.cli.distil", "train a narrower network that follows a trained model"),
+    "export": ("medseg.cli.export", "a model as MONAI bundle, ONNX, 8 bits or container"),
+    "serve": ("medseg.cli.serve", "take scans over HTTP, give back their masks"),
     "demo": ("medseg.cli.demo", "all four stages on a small example made here"),
     "init": ("medseg.cli.init", "look at a data folder, write its manifest and config"),
     "manifest": ("medseg.cli.manifest", "build a manifest from a known layout"),
@@ -27,7 +32,7 @@ _VERBS = {
 
 def usage() -> str:
     """The text of ``medseg --help``."""
-    lines = (f"  {name:<10}{text}" for name, (_, text) in _VERBS.items())
+    lines = (f"  {name:<15}{text}" for name, (_, text) in _VERBS.items())
     return "usage: medseg VERB ...\n\n" + "\n".join(lines) + "\n\n'medseg VERB --help' lists a verb's flags.\n"
 
 

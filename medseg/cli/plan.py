@@ -96,7 +96,7 @@ def _inputs(context: Context, scratch: Path) -> tuple[TrainingInputs, bool]:
 
     config, args = context.experiment, context.args
     assert context.manifest_path is not None
-    manifest, folder = load_manifest(context.manifest_path), context.work / "prepared"
+    manifest, folder = load_manifest(context.manifest_path).with_series(config.data.series), context.work / "prepared"
     if (folder / "index.json").is_file() and not args.replan:
         require_made_with(config.prepare, manifest, folder)
         return training_inputs(config, manifest, PreparedData.open(folder)), True

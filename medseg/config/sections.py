@@ -6,6 +6,7 @@ A value that changes a result is a field here; where or how to run is a flag of 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,27 @@ from medseg.config.train_sections import TrainSection
 Normalisation = Literal["auto", "ct", "zscore", "percentile", "range", "rgb", "none"]
 
 
+class SeriesSection(Section):
+    """Which series of a DICOM folder that holds several is the scan: all that is said must hold of it."""
+
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")] | None = None
+    """DICOM's code: CT, MR, PT ..."""
+    description: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """A regular expression found somewhere in the series' description, whatever the case of letters."""
+    most_slices: bool = False
+    """Of several that are left, the one with the most slices; without it, several are refused."""
+    code: str | None = None
+    """The short code of one series, as reports and messages show it."""
+
+    @model_validator(mode="after")
+    def _is_an_expression(self) -> SeriesSection:
+        try:
+            re.compile(self.description or "")
+        except re.error as error:
+            raise ValueError(f"description is no regular expression ({error})") from error
+        return self
+
+
 class DataSection(Section):
     """Which cases."""
 
@@ -24,6 +46,8 @@ class DataSection(Section):
     """Manifest file (.json or .csv), relative to the config."""
     fold: Annotated[int, Field(ge=0)] | None = 0
     """Cross-validation fold that is held out of training and predicted afterwards; null trains on every case."""
+    series: SeriesSection | None = None
+    """Rule for DICOM folders of several series; null takes folders of one."""
 
 
 class PrepareSection(Section):
@@ -65,6 +89,17 @@ class PrepareSection(Section):
         return self
 
 
+class OutputSection(Section):
+    """In which files masks are written; ``--format`` and ``--layout`` take its place for a run."""
+
+    format: Literal["auto", "nii.gz", "nrrd", "mha", "seg.nrrd", "png", "tif", "dicom-seg", "rtstruct"] = "auto"
+    """auto is PNG for pictures and .nii.gz for volumes; dicom-seg and rtstruct need DICOM scans."""
+    layout: Literal["label_map", "per_structure"] = "label_map"
+    """One file with all structures, or one per structure in a folder per case."""
+    segmentation_type: Literal["BINARY", "LABELMAP"] = "BINARY"
+    """Of dicom-seg: BINARY is read everywhere; LABELMAP is smaller, and newer than most viewers."""
+
+
 class InferSection(Section):
     """Sliding-window inference."""
 
@@ -94,8 +129,11 @@ class InferSection(Section):
     """Measure the uncertainty of each mask, and estimate its Dice where the model folder brings a calibration."""
     probabilities: Literal["uint8", "fp16"] | None = None
     """Write each class' probability as well, in steps of 1/255 (.nii.gz) or in half precision (.npz); null writes none."""
-    uncertainty: Literal["entropy", "disagreement"] | None = None
-    """Write a map of each voxel's entropy, or of the share of an ensemble's folds that disagree; null writes none."""
+    uncertainty: Literal["entropy"] | None = None
+    """Write a map of each voxel's entropy as well; null writes none."""
+    output: OutputSection = OutputSection()
+    series: SeriesSection | None = None
+    """Rule for DICOM folders of several series; null takes that of ``data``, which a model brings along."""
 
 
 class EvaluateSection(Section):
@@ -105,6 +143,17 @@ class EvaluateSection(Section):
     """NSD's tolerance, one for all classes or one per class."""
     empty: Literal["standard", "exclude"] = "standard"
     """What empty masks count; see docs/metrics.md."""
+
+
+class DistilSection(Section):
+    """A narrower student that learns from a trained model (medseg distil)."""
+
+    width: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Features per stage, as a share of the config's network."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of the teacher's answers in the loss; the labels have the rest."""
+    temperature: Positive = 2.0
+    """What logits are divided by before they are compared; above 1 the teacher's doubts count more."""
 
 
 class TrackingSection(Section):
@@ -131,6 +180,7 @@ class Config(Section):
     train: TrainSection = TrainSection()
     infer: InferSection = InferSection()
     evaluate: EvaluateSection = EvaluateSection()
+    distil: DistilSection = DistilSection()
     tracking: TrackingSection = TrackingSection()
 
     def plain(self) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class AugmentationSection(Section):
     low_resolution: Probability = 0.25
     gamma: Probability = 0.3
     gamma_inverted: Probability = 0.1
+    previous_reshaped: Probability = 0.4
+    """Of a cascade's second stage: half the classes of the first stage's mask are dilated, eroded, opened or closed by a ball."""
+    previous_removed: Probability = 0.2
+    """Of a cascade's second stage: half the classes of the first stage's mask lose one connected component."""
     extra: tuple[ExtraTransformSection, ...] = ()
     """MONAI transforms applied after all of these, in their order, seeded per sample."""
 

@@ -63,6 +63,7 @@ def report_json(result: CrossValidation) -> dict[str, Any]:
         "scores": {"reported": _scores_json(result.reported), "unprocessed": _scores_json(result.plain)},
         "dice_by_fold": dice_by_fold(result),
         "model": {"sha256": result.model_sha256, **result.final.plain()},
+        "quality": dict(result.quality),
         "decided_for_fold": {str(fold): decision.plain() for fold, decision in result.per_fold.items()},
     }
 
@@ -119,6 +120,7 @@ def report_text(result: CrossValidation) -> str:
             ((str(fold), one.choice.name, _steps_text(one)) for fold, one in result.per_fold.items()),
         ),
         "",
+        *_quality_lines(result.quality),
     ]
     return "\n".join(lines)
 
@@ -175,6 +177,21 @@ def _decision_lines(decision: Decision) -> list[str]:
         f"bootstrap draws patients, {RESAMPLES:,} times."
     )
     return [*lines, "", text]
+
+
+def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
+    """What can be told of a mask without its truth; no line where nothing was calibrated."""
+    if not quality:
+        return []
+    coverage, error = quality["coverage"], quality["mean_absolute_error"]
+    text = (
+        f"The Dice expected of a mask, by a calibration of the other folds, is off by {error['expected_dice']:.4f} on average "
+        f"(the class' mean would be by {error['always_the_mean']:.4f}). Its bound promises {coverage['promised']:.0%} of masks "
+        f"above it, and {coverage['found']:.1%} are. Looking at the riskiest fifth finds {quality['found_of_worst_tenth']:.0%} "
+        f"of the worst tenth (chance: 20%; rank correlation over cases {quality['rank_correlation']:.2f}). See "
+        "risk_coverage.png."
+    )
+    return ["## Quality without truth", "", text, ""]
 
 
 def _steps_text(decision: Decision) -> str:

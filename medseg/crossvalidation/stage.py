@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from medseg.config.sections import InferSection
 from medseg.crossvalidation.candidates import Candidate, refuse_leaks, refuse_unfinished
 from medseg.crossvalidation.decisions import Decision, decide, nested
+from medseg.crossvalidation.judged import calibrate, judged_cases
 from medseg.crossvalidation.outoffold import DataPlace, cleaned_pairs, evidence_of, out_of_fold_set, predict_folds
 from medseg.durable import FolderLock, read_json, remove_stale_temporaries
 from medseg.errors import InputError
@@ -59,6 +61,7 @@ class CrossValidation:
         trainings: one sentence per training on how its weights were chosen.
         model: the model folder.
         model_sha256: of it.
+        quality: how well the Dice of a mask can be told without its truth (`calibrating.figures`); {} where that was not tried.
     """
 
     place: DataPlace
@@ -71,6 +74,7 @@ class CrossValidation:
     trainings: tuple[str, ...]
     model: Path
     model_sha256: str
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -111,6 +115,9 @@ def run_crossvalidation(
         sha256 = save_ensemble(
             output / "model", members, postprocessing=final.adopted, evidence={"decision": final.plain()}
         )
+        judged = judged_cases(sets[chosen.name].pairs, place.fold_of, scores=reported, drawn=plain)
+        names = sets[chosen.name].protocol.class_names
+        quality = calibrate(output / "model", judged, names, output, expected=len(reported.rows))
         return CrossValidation(
             place=place,
             candidates=tuple(candidates),
@@ -122,6 +129,7 @@ def run_crossvalidation(
             trainings=_trainings(members),
             model=output / "model",
             model_sha256=sha256,
+            quality=quality,
         )
 
 

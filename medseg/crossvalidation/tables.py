@@ -17,9 +17,10 @@ from scipy import ndimage
 
 from medseg.durable import read_json, sha256_file, sha256_json, write_json
 from medseg.errors import GeometryError, InputError
+from medseg.evaluation.case import read_pair
 from medseg.evaluation.postprocessing import BoolArray, ClassArray, components, flat_axes, hole_voxels
 from medseg.evaluation.protocol import Protocol
-from medseg.imaging import grid_difference, read_label_map, regions_of, spacing_xyz_mm, to_classes
+from medseg.imaging import grid_difference, regions_of, spacing_xyz_mm, to_classes
 from medseg.imaging.labels import IGNORE
 from medseg.runner.pool import run_cases
 from medseg.runner.resources import default_processes
@@ -115,7 +116,7 @@ def case_table(task: TableTask) -> CaseTable:
         LabelError: a voxel has a value that is no label.
         ScanError: a file can't be read.
     """
-    prediction, reference = read_label_map(task.prediction), read_label_map(task.reference)
+    prediction, reference = read_pair(task.prediction, task.reference, naming=task.protocol.naming)
     difference = grid_difference(prediction.shape, prediction.affine, reference.shape, reference.affine)
     if difference is not None:
         raise GeometryError(f"{task.case_id}: prediction and reference lie on different grids ({difference})")

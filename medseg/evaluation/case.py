@@ -16,7 +16,9 @@ from medseg.evaluation.pair import MaskPair, Situation, image_diagonal_mm
 from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.registry import METRICS
 from medseg.imaging import LabelMap, Regions, grid_difference, read_label_map, regions_of, spacing_xyz_mm, to_classes
+from medseg.imaging.formats import format_of
 from medseg.imaging.labels import IGNORE
+from medseg.imaging.structures import Naming
 from medseg.imaging.volume import Affine
 
 ClassArray = npt.NDArray[np.uint8]
@@ -80,12 +82,23 @@ def score_case(task: CaseTask) -> tuple[ClassScores, ...]:
         LabelError: a voxel has a value that is neither a label nor, in the reference, the ignored one.
         ScanError: a file can't be read, or changed since it was hashed.
     """
-    prediction, reference = read_label_map(task.prediction.path), read_label_map(task.reference.path)
+    prediction, reference = read_pair(task.prediction.path, task.reference.path, naming=task.protocol.naming)
     for name, state in (("prediction", task.prediction), ("reference", task.reference)):
         if file_stamp(state.path) != state.stamp:
             raise ScanError(f"{task.case_id}: {name} changed while it was read, expected it to stay; run again")
     rows = score_label_maps(prediction, reference, protocol=task.protocol, name=task.case_id)
     return rows if task.labelled is None else tuple(row for row in rows if row.class_name in task.labelled)
+
+
+def read_pair(prediction: Path, reference: Path, *, naming: Naming) -> tuple[LabelMap, LabelMap]:
+    """Both label maps of a case. Contours have no grid and segmentations may be cut, so such a file is put on the other's."""
+    if format_of(prediction).named and not format_of(reference).named:
+        wanted = read_label_map(reference)
+        return read_label_map(prediction, naming=naming, like=wanted), wanted
+    found = read_label_map(prediction, naming=naming) if format_of(prediction).named else read_label_map(prediction)
+    if format_of(reference).named:
+        return found, read_label_map(reference, naming=naming, like=found)
+    return found, read_label_map(reference)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

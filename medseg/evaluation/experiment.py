@@ -98,7 +98,11 @@ def manifest_set(
     if not any(case.labels for case in cases):
         return None
     protocol = make_protocol(
-        labels=manifest.labels, ignore=manifest.ignore, tolerance_mm=section.tolerance_mm, empty=section.empty
+        labels=manifest.labels,
+        ignore=manifest.ignore,
+        tolerance_mm=section.tolerance_mm,
+        empty=section.empty,
+        aliases=manifest.aliases,
     )
     pairs = manifest_pairs(manifest, cases, predictions=predictions, data_root=data_root, allow_outside=allow_outside)
     several = sum(len(case.labels) > 1 for case in cases)

@@ -32,8 +32,10 @@ def versions() -> dict[str, str]:
 
 def settings_sha256(protocol: Protocol) -> str:
     """Hash of what, with the two files, decides a case's rows; the policy for empty masks only decides means."""
+    aliases = {"aliases": {name: list(own) for name, own in protocol.aliases.items()}} if protocol.aliases else {}
     return sha256_json(
-        {
+        aliases
+        | {
             "labels": [[name, list(values)] for name, values in protocol.labels.items()],
             "ignore": protocol.ignore,
             "tolerance_mm": dict(protocol.tolerance_mm),

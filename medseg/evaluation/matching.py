@@ -15,7 +15,7 @@ _LOSSLESS = frozenset(
     for entry in FORMATS
     if entry.read_labels is not None and entry.write is not None
     for suffix in entry.suffixes
-)
+) | {".seg.nrrd", ".seg.dcm", ".rtstruct.dcm"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def _stem(path: Path) -> str | None:
     suffix = suffix_of(path)
     if suffix not in _LOSSLESS:
         return None
-    return path.name[: -len(suffix)].removesuffix(".seg") or None
+    return path.name[: -len(suffix)] or None
 
 
 def match_folders(predictions: Path, references: Path) -> tuple[CasePaths, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medseg.errors import UsageError
 from medseg.evaluation.policy import POLICIES, EmptyPolicy
+from medseg.imaging.structures import Naming
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,19 @@ class Protocol:
         ignore: value of reference voxels that are taken out of both masks, or None.
         tolerance_mm: NSD's tolerance of every class but the background.
         policy: what undefined values count for in a mean.
+        aliases: class name to other names by which files of named structures (DICOM-SEG, RTSTRUCT, .seg.nrrd) know it.
     """
 
     labels: Mapping[str, tuple[int, ...]]
     ignore: int | None
     tolerance_mm: Mapping[str, float]
     policy: EmptyPolicy
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def naming(self) -> Naming:
+        """By which structures of label files are known."""
+        return Naming(self.labels, self.aliases)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -46,6 +54,7 @@ def make_protocol(
     ignore: int | None = None,
     tolerance_mm: float | Mapping[str, float] = 1.0,
     empty: str = "standard",
+    aliases: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Protocol:
     """Checks the settings and fills in a tolerance for every class.
 
@@ -54,6 +63,7 @@ def make_protocol(
         ignore: reference value that counts for nothing.
         tolerance_mm: one for all classes, or one for each.
         empty: name of a policy for empty masks.
+        aliases: other names of classes in files of named structures.
 
     Raises:
         UsageError: no class, an unknown policy, or tolerances that do not fit the classes.
@@ -68,6 +78,7 @@ def make_protocol(
         ignore=ignore,
         tolerance_mm=_tolerances(class_names, tolerance_mm),
         policy=POLICIES[empty],
+        aliases=dict(aliases or {}),
     )
 
 

@@ -18,7 +18,7 @@ from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.registry import metric_names
 from medseg.evaluation.report import Scores, write_scores
-from medseg.runner.pool import Outcome, run_cases
+from medseg.runner.pool import Outcome, RunCases, run_cases
 from medseg.runner.progress import CaseProgress
 from medseg.runner.resources import available_cores, default_processes
 
@@ -66,7 +66,9 @@ class EvaluateReport:
         )
 
 
-def run_evaluate(cases: CaseSet, *, output: Path, processes: int | None = None) -> EvaluateReport:
+def run_evaluate(
+    cases: CaseSet, *, output: Path, processes: int | None = None, run: RunCases | None = None
+) -> EvaluateReport:
     """Scores every case and writes ``cases.csv``, ``metrics.json`` and ``cases/<case>.json`` into ``output``.
 
     A case's rows are stored with a key over both files' content, the settings and the code; where it agrees they are kept
@@ -76,6 +78,7 @@ def run_evaluate(cases: CaseSet, *, output: Path, processes: int | None = None) 
         cases: pairs of paths and how to score them; a missing side is reported, never dropped.
         output: folder of this set's scores.
         processes: at once; None chooses by cores and memory.
+        run: does the cases, as a cluster does; None does them in processes of this machine.
 
     Raises:
         LockedError: another process writes ``output``.
@@ -91,7 +94,7 @@ def run_evaluate(cases: CaseSet, *, output: Path, processes: int | None = None) 
         rows = {case_id: kept for case_id, kept in found.items() if kept is not None}
         kept_count = len(rows)
         waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
-        for outcome in _score_all(waiting, labelled, protocol, processes, done=kept_count):
+        for outcome in _score_all(waiting, labelled, protocol, processes, run, done=kept_count):
             if outcome.value is None:
                 failed[outcome.case_id] = " ".join(str(outcome.error).split())
             else:
@@ -132,7 +135,8 @@ def _hashed(path: Path, case_id: str) -> FileState:
         raise ScanError(f"{case_id}: {path.name} is no file, expected a label map; check the path")
     try:
         stamp = file_stamp(path)
-        return FileState(path=path, sha256=sha256_file(path), stamp=stamp)
+        # Absolute, for a worker of a cluster has another working folder.
+        return FileState(path=path.absolute(), sha256=sha256_file(path), stamp=stamp)
     except OSError as error:
         raise ScanError(f"{case_id}: {path.name} can't be read ({error.strerror}); check its permissions") from error
 
@@ -142,6 +146,7 @@ def _score_all(
     labelled: Mapping[str, Labelled],
     protocol: Protocol,
     processes: int | None,
+    run: RunCases | None,
     *,
     done: int,
 ) -> Iterator[Outcome[Rows]]:
@@ -161,7 +166,8 @@ def _score_all(
     if processes is None:
         processes = 1 if len(tasks) < _FEW_CASES else default_processes(_MEMORY_PER_CASE_BYTES)
     with CaseProgress("evaluate", done + len(tasks), done=done) as progress:
-        for outcome in run_cases(score_case, tasks, processes=processes):
+        outcomes = run_cases(score_case, tasks, processes=processes) if run is None else run(score_case, tasks)
+        for outcome in outcomes:
             progress.advance()
             yield outcome
 

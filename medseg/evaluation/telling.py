@@ -70,8 +70,9 @@ def _slice(pair: CasePaths, scan: Path, cases: CaseSet) -> TellingSlice:
     assert pair.reference is not None
     volume, name = read_volume(scan), pair.case_id
     labels, ignore = cases.protocol.labels, cases.protocol.ignore
-    truth = to_classes(read_label_map(pair.reference), labels, ignore=ignore, name=name)
-    prediction = to_classes(read_label_map(pair.prediction), labels, ignore=None, name=name)
+    naming = cases.protocol.naming
+    truth = to_classes(read_label_map(pair.reference, naming=naming, like=volume), labels, ignore=ignore, name=name)
+    prediction = to_classes(read_label_map(pair.prediction, naming=naming, like=volume), labels, ignore=None, name=name)
     planar = volume.header is not None and volume.header.planar
     image = volume.array if volume.array.shape[0] == 3 else volume.array[:1]
     if not planar:

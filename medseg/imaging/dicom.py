@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import MedsegError, ScanError
+from medseg.errors import LabelError, MedsegError, ScanError
+from medseg.imaging.dicom_choice import SeriesRule, choose_by_rule
+from medseg.imaging.dicom_headers import read_file_header
 from medseg.imaging.dicom_pixels import read_planes, rescaled
 from medseg.imaging.dicom_planes import Plane
 from medseg.imaging.dicom_series import Found, choose_series, find_series, series_code
 from medseg.imaging.dicom_stack import Stack, build_stack
 from medseg.imaging.dicom_suv import suv_scale
 from medseg.imaging.limits import Limits
-from medseg.imaging.volume import FloatArray, Header, Volume
+from medseg.imaging.opening import display_name
+from medseg.imaging.structures import Naming, OnGrid
+from medseg.imaging.volume import FloatArray, Header, LabelMap, Volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,7 @@ class DicomSeries:
         header: the grid, as ``read_dicom_header`` gives it.
     """
 
-    def __init__(self, found: Found, stack: Stack) -> None:
+    def __init__(self, found: Found, stack: Stack, *, told: str = "") -> None:
         first = stack.planes[0]
         self._label = found.label
         self._stack = stack
@@ -69,8 +73,14 @@ class DicomSeries:
             format="dicom",
             dtype=first.pixels.dtype,
             modality=first.file.modality,
-            warnings=(*found.warnings, *stack.warnings),
+            series=series_code(first.file.series_uid) if len(found.series) > 1 else "",
+            warnings=(*([told] if told else []), *found.warnings, *stack.warnings),
         )
+
+    @property
+    def planes(self) -> tuple[tuple[Path, int], ...]:
+        """(file, index in it) of every plane, in the order of Z."""
+        return tuple((plane.file.path, plane.index) for plane in self._stack.planes)
 
     def read(self, *, unit: str | None = None) -> Volume:
         """The voxels, (1, X, Y, Z) float32, X fastest in memory.
@@ -116,12 +126,15 @@ def _wants_suv(label: str, unit: str | None) -> bool:
     return unit == "SUV"
 
 
-def open_series(path: Path, *, series_uid: str | None = None, limits: Limits | None = None) -> DicomSeries:
+def open_series(
+    path: Path, *, series_uid: str | None = None, rule: SeriesRule | None = None, limits: Limits | None = None
+) -> DicomSeries:
     """Read and check all headers of a series; the pixels can follow without a second look at them.
 
     Args:
         path: a folder with the files of a series (subfolders are not looked into), or one file.
         series_uid: which series, by its UID or its short code, where the folder has several.
+        rule: the one that it means is taken, and the header's warnings say so; a folder with one series must fit it too.
         limits: bounds; the default ones when None.
 
     Raises:
@@ -130,23 +143,56 @@ def open_series(path: Path, *, series_uid: str | None = None, limits: Limits | N
     """
     limits = limits or Limits()
     found = find_series(path, limits)
-    files = choose_series(found, series_uid)
-    return DicomSeries(found, build_stack(files, found.label, limits))
+    files, told = choose_by_rule(found, rule) if rule is not None else (choose_series(found, series_uid), "")
+    return DicomSeries(found, build_stack(files, found.label, limits), told=told)
 
 
-def read_dicom_header(folder: Path, *, series_uid: str | None = None, limits: Limits | None = None) -> Header:
+def read_dicom_header(
+    folder: Path, *, series_uid: str | None = None, rule: SeriesRule | None = None, limits: Limits | None = None
+) -> Header:
     """The grid of a DICOM series or multi-frame file, all headers checked, no voxel decoded; see ``open_series``."""
-    return open_series(folder, series_uid=series_uid, limits=limits).header
+    return open_series(folder, series_uid=series_uid, rule=rule, limits=limits).header
 
 
 def read_dicom_volume(
-    folder: Path, *, series_uid: str | None = None, unit: str | None = None, limits: Limits | None = None
+    folder: Path,
+    *,
+    series_uid: str | None = None,
+    rule: SeriesRule | None = None,
+    unit: str | None = None,
+    limits: Limits | None = None,
 ) -> Volume:
     """A DICOM series or multi-frame file as (1, X, Y, Z) float32; see ``open_series`` and ``DicomSeries.read``.
 
     X runs along a row (columns), Y down a column (rows), Z along row direction x column direction; the affine is RAS+ mm.
     """
-    return open_series(folder, series_uid=series_uid, limits=limits).read(unit=unit)
+    return open_series(folder, series_uid=series_uid, rule=rule, limits=limits).read(unit=unit)
+
+
+def read_dicom_labels(path: Path, *, naming: Naming, like: OnGrid | None, limits: Limits) -> LabelMap:
+    """The structures of a DICOM-SEG or RTSTRUCT, or of the one such file of a folder; see their modules.
+
+    Raises:
+        LabelError: the file is an image.
+        ScanError: a folder holds another number of files than one; a file can't be read.
+    """
+    from medseg.imaging import dicom_seg, rtstruct
+
+    name = display_name(path)
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        if len(files) != 1:
+            raise ScanError(f"{name}: holds {len(files)} files, expected one DICOM-SEG or RTSTRUCT; name the file")
+        path = files[0]
+    header = read_file_header(path, name)
+    sop_class = "" if header is None else header.sop_class
+    if sop_class == rtstruct.SOP_CLASS:
+        return rtstruct.read_rtstruct(path, naming=naming, like=like, limits=limits)
+    if sop_class in (dicom_seg.SEGMENTATION, dicom_seg.LABEL_MAP):
+        return dicom_seg.read_dicom_seg(path, naming=naming, like=like, limits=limits)
+    raise LabelError(
+        f"{name}: is a DICOM image, expected labels: a DICOM-SEG, an RTSTRUCT, or another file; correct it"
+    )
 
 
 def list_series(folder: Path, *, limits: Limits | None = None) -> tuple[SeriesInfo, ...]:

@@ -95,8 +95,13 @@ class _BoundedStream:
         return self._stream.read(count)
 
 
-def read_file_header(path: Path, label: str) -> FileHeader | None:
+def read_file_header(path: Path, label: str, *, also: tuple[str, ...] = ()) -> FileHeader | None:
     """Read one file's header; no pixels.
+
+    Args:
+        path: the file.
+        label: its name for messages.
+        also: keywords to read beside those of images.
 
     Returns:
         None when the file is not DICOM.
@@ -114,7 +119,7 @@ def read_file_header(path: Path, label: str) -> FileHeader | None:
             stream.seek(0)
             if start[128:] != b"DICM" and not _starts_with_an_element(start):
                 return None
-            return _parse(stream, path, label, status)
+            return _parse(stream, path, label, status, also)
 
 
 def _starts_with_an_element(start: bytes) -> bool:
@@ -125,7 +130,9 @@ def _starts_with_an_element(start: bytes) -> bool:
     return explicit or int.from_bytes(start[4:8], "little") <= 1024
 
 
-def _parse(stream: BinaryIO, path: Path, label: str, status: os.stat_result) -> FileHeader | None:
+def _parse(
+    stream: BinaryIO, path: Path, label: str, status: os.stat_result, also: tuple[str, ...]
+) -> FileHeader | None:
     from pydicom.dataset import Dataset
     from pydicom.filereader import read_partial
 
@@ -140,7 +147,7 @@ def _parse(stream: BinaryIO, path: Path, label: str, status: os.stat_result) -> 
 
     bounded = _BoundedStream(stream, status.st_size)
     try:
-        dataset = read_partial(bounded, stop_when=at_pixels, force=True, specific_tags=wanted_tags())
+        dataset = read_partial(bounded, stop_when=at_pixels, force=True, specific_tags=wanted_tags(also))
     except UnsupportedScanError as error:
         raise UnsupportedScanError(
             f"{label}: transfer syntax is {error}, which is not read; convert it to Explicit VR Little Endian"

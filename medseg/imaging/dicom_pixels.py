@@ -60,8 +60,13 @@ class PixelFormat:
         return f"{'float' if self.floating else 'int' if self.signed else 'uint'}{self.bits_allocated}"
 
 
-def pixel_format(header: FileHeader, limits: Limits) -> PixelFormat:
+def pixel_format(header: FileHeader, limits: Limits, *, labels: bool = False) -> PixelFormat:
     """Read how ``header`` stores its pixels and check that the file really holds them.
+
+    Args:
+        header: of the file.
+        limits: bounds on what it may claim.
+        labels: it is a segmentation, whose values are unsigned, may point into a palette, and need not say either.
 
     Raises:
         ScanError: a tag is missing or makes no sense, or the pixel data is shorter or longer than the tags promise.
@@ -72,7 +77,8 @@ def pixel_format(header: FileHeader, limits: Limits) -> PixelFormat:
     frames = tags.integer("NumberOfFrames") or 1
     rows, columns = _required(header, "Rows"), _required(header, "Columns")
     limits.check_voxels(label, (columns, rows, frames))
-    _check_grey(header)
+    if not labels:
+        _check_grey(header)
     allocated = _required(header, "BitsAllocated")
     if allocated not in _BITS[header.pixel_keyword]:
         allowed = " or ".join(str(bits) for bits in _BITS[header.pixel_keyword])
@@ -86,12 +92,12 @@ def pixel_format(header: FileHeader, limits: Limits) -> PixelFormat:
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high_bit is None or floating else high_bit,
-        signed=not floating and _required(header, "PixelRepresentation") == 1,
+        signed=not floating and not labels and _required(header, "PixelRepresentation") == 1,
         floating=floating,
         inverted=tags.text("PhotometricInterpretation") == "MONOCHROME1",
         compressed=header.transfer_syntax not in ("", *_NATIVE_SYNTAXES),
     )
-    _check_bits(header, found)
+    _check_bits(header, found, labels=labels)
     _check_length(header, found)
     return found
 
@@ -118,9 +124,9 @@ def _check_grey(header: FileHeader) -> None:
         )
 
 
-def _check_bits(header: FileHeader, found: PixelFormat) -> None:
+def _check_bits(header: FileHeader, found: PixelFormat, *, labels: bool) -> None:
     representation = header.tags.integer("PixelRepresentation")
-    if not found.floating and representation not in (0, 1):
+    if not (found.floating or labels) and representation not in (0, 1):
         raise ScanError(f"{header.label}: PixelRepresentation is {representation}, expected 0 or 1; repair the file")
     low_bit = found.high_bit - found.bits_stored + 1
     if not (1 <= found.bits_stored <= found.bits_allocated and low_bit >= 0 and found.high_bit < found.bits_allocated):

@@ -92,10 +92,10 @@ def planes_of(header: FileHeader, limits: Limits) -> list[Plane]:
             "MR or PET object; convert it to one file a slice"
         )
     phase = tuple((keyword, tags.text(keyword)) for keyword in _CLASSIC_PHASES)
-    return [_plane(header, pixels, 0, header.label, _Groups((tags,), flat=True), phase, limits)]
+    return [_plane(header, pixels, 0, header.label, Groups((tags,), flat=True), phase, limits)]
 
 
-class _Groups:
+class Groups:
     """Looks a value up in the functional groups of one frame, then in the shared ones; or flat in a classic header."""
 
     def __init__(self, levels: tuple[Tags, ...], *, flat: bool = False) -> None:
@@ -121,16 +121,16 @@ def _enhanced_planes(header: FileHeader, pixels: PixelFormat, limits: Limits) ->
             f"{header.label}: PerFrameFunctionalGroupsSequence has {len(frames)} items, expected {pixels.frames} "
             "as NumberOfFrames says; export the file again"
         )
-    shared_phase = _frame_phase(_Groups(shared)) if shared else {}
+    shared_phase = _frame_phase(Groups(shared)) if shared else {}
     planes = []
     for index, frame in enumerate(frames):
         label = f"{header.label} frame {index + 1}"
-        phase = tuple({**shared_phase, **_frame_phase(_Groups((frame,)))}.items())
-        planes.append(_plane(header, pixels, index, label, _Groups((frame, *shared)), phase, limits))
+        phase = tuple({**shared_phase, **_frame_phase(Groups((frame,)))}.items())
+        planes.append(_plane(header, pixels, index, label, Groups((frame, *shared)), phase, limits))
     return planes
 
 
-def _frame_phase(groups: _Groups) -> dict[str, str]:
+def _frame_phase(groups: Groups) -> dict[str, str]:
     phase = {}
     for sequence, keyword in _FRAME_PHASES:
         item = groups.find(sequence)
@@ -145,19 +145,19 @@ def _plane(
     pixels: PixelFormat,
     index: int,
     label: str,
-    groups: _Groups,
+    groups: Groups,
     phase: tuple[tuple[str, str], ...],
     limits: Limits,
 ) -> Plane:
-    row, column = _directions(label, groups)
-    between_rows, between_columns = _spacing(label, groups, limits)
+    row, column = plane_directions(label, groups)
+    between_rows, between_columns = pixel_spacing(label, groups, limits)
     slope, intercept, has_rescale, rescale_type = _rescale(label, groups)
     return Plane(
         file=header,
         pixels=pixels,
         index=index,
         label=label,
-        position_mm=np.array(_needed(label, groups, "PlanePositionSequence", "ImagePositionPatient", 3)),
+        position_mm=np.array(needed_numbers(label, groups, "PlanePositionSequence", "ImagePositionPatient", 3)),
         row_direction=row,
         column_direction=column,
         row_spacing_mm=between_rows,
@@ -172,7 +172,8 @@ def _plane(
     )
 
 
-def _needed(label: str, groups: _Groups, sequence: str, keyword: str, count: int) -> tuple[float, ...]:
+def needed_numbers(label: str, groups: Groups, sequence: str, keyword: str, count: int) -> tuple[float, ...]:
+    """``count`` numbers of a frame's functional group; a ScanError where they are missing."""
     item = groups.find(sequence)
     values = None if item is None else item.numbers(keyword, count)
     if values is None:
@@ -180,8 +181,9 @@ def _needed(label: str, groups: _Groups, sequence: str, keyword: str, count: int
     return values
 
 
-def _directions(label: str, groups: _Groups) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    values = np.array(_needed(label, groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6))
+def plane_directions(label: str, groups: Groups) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Unit vectors (LPS) along a row and down a column; a ScanError where they are not at right angles."""
+    values = np.array(needed_numbers(label, groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6))
     row, column = values[:3], values[3:]
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     # 1e-3 is what cosines written with three digits need.
@@ -193,8 +195,9 @@ def _directions(label: str, groups: _Groups) -> tuple[npt.NDArray[np.float64], n
     return row / lengths[0], column / lengths[1]
 
 
-def _spacing(label: str, groups: _Groups, limits: Limits) -> tuple[float, float]:
-    values = _needed(label, groups, "PixelMeasuresSequence", "PixelSpacing", 2)
+def pixel_spacing(label: str, groups: Groups, limits: Limits) -> tuple[float, float]:
+    """Millimetres between rows, and between columns."""
+    values = needed_numbers(label, groups, "PixelMeasuresSequence", "PixelSpacing", 2)
     low, high = limits.min_spacing_mm, limits.max_spacing_mm
     if not all(low <= value <= high for value in values):
         raise ScanError(
@@ -204,14 +207,14 @@ def _spacing(label: str, groups: _Groups, limits: Limits) -> tuple[float, float]
     return values[0], values[1]
 
 
-def _thickness(groups: _Groups) -> float | None:
+def _thickness(groups: Groups) -> float | None:
     item = groups.find("PixelMeasuresSequence")
     if item is None:
         return None
     return item.number("SpacingBetweenSlices") or item.number("SliceThickness")
 
 
-def _rescale(label: str, groups: _Groups) -> tuple[float, float, bool, str]:
+def _rescale(label: str, groups: Groups) -> tuple[float, float, bool, str]:
     item = groups.find("PixelValueTransformationSequence")
     slope = None if item is None else item.number("RescaleSlope")
     intercept = None if item is None else item.number("RescaleIntercept")
@@ -225,7 +228,7 @@ def _rescale(label: str, groups: _Groups) -> tuple[float, float, bool, str]:
     return slope, intercept, True, item.text("RescaleType")
 
 
-def _units(groups: _Groups, slope: float, intercept: float) -> str:
+def _units(groups: Groups, slope: float, intercept: float) -> str:
     mapping = groups.find("RealWorldValueMappingSequence")
     if mapping is None:
         return ""

@@ -42,6 +42,8 @@ _KEYWORDS = [
     "AttenuationCorrected",
     "DecayCorrected",
     "DecayCorrectionDateTime",
+    "SeriesDescription",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
     "AcquisitionNumber",
     "ImagePositionPatient",
@@ -93,6 +95,9 @@ _IMPLICIT_VR = {
     "DiffusionBValue": "FD",
     "RealWorldValueSlope": "FD",
     "RealWorldValueIntercept": "FD",
+    "SegmentNumber": "US",
+    "ReferencedSegmentNumber": "US",
+    "MaximumFractionalValue": "US",
 }
 _QUIET = threading.RLock()
 
@@ -146,9 +151,9 @@ def _tag_of(keyword: str) -> int:
 
 
 @cache
-def wanted_tags() -> list[int]:
-    """Numbers of every tag that is read; the rest of a header is skipped."""
-    return [_tag_of(keyword) for keyword in (*_KEYWORDS, *_PRIVATE)]
+def wanted_tags(also: tuple[str, ...] = ()) -> list[int]:
+    """Numbers of every tag that is read, and of those of ``also``; the rest of a header is skipped."""
+    return [_tag_of(keyword) for keyword in (*_KEYWORDS, *_PRIVATE, *also)]
 
 
 class Tags:
@@ -191,14 +196,20 @@ class Tags:
         Raises:
             ScanError: another count, not a number, or not finite.
         """
-        element = self._element(keyword)
-        if element is None or not element.value:
+        values = self.all_numbers(keyword)
+        if values is None:
             return None
-        values = self._binary_or_text_numbers(keyword, element)
-        if values is None or len(values) != count or not all(math.isfinite(value) for value in values):
+        if len(values) != count or not all(math.isfinite(value) for value in values):
             rule = "a finite number" if count == 1 else f"{count} finite numbers"
             raise ScanError(f"{self.label}: {keyword} is malformed, expected {rule}; repair or export the file again")
         return values
+
+    def all_numbers(self, keyword: str) -> tuple[float, ...] | None:
+        """However many numbers there are, or None when the tag is absent or empty; () where they can't be read."""
+        element = self._element(keyword)
+        if element is None or not element.value:
+            return None
+        return self._binary_or_text_numbers(keyword, element) or ()
 
     def _binary_or_text_numbers(self, keyword: str, element: Any) -> tuple[float, ...] | None:
         vr = element.VR if element.VR not in (None, "UN") else _IMPLICIT_VR.get(keyword)

@@ -25,6 +25,7 @@ class Format:
         read_labels: ``(path, *, limits) -> LabelMap``, or None where the format holds no label maps.
         write: ``(array, affine, path, *, like) -> None`` for an array (X, Y, Z) or (X, Y, Z, C) of the type to store, or
             None where the format is not written.
+        named: ``read_labels`` takes ``naming`` and ``like`` as well, as its structures have names.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Format:
     read: str
     read_labels: str | None = None
     write: str | None = None
+    named: bool = False
 
     def function(self, name: str) -> Callable[..., Any]:
         """The function ``name`` of this format's module, imported now."""
@@ -49,10 +51,19 @@ FORMATS = (
         "nifti", (".nii", ".nii.gz"), "nifti", "read_nifti_header", "read_nifti", "read_nifti_labels", "write_nifti"
     ),
     Format("nrrd", (".nrrd", ".nhdr"), *_ITK, "write_itk"),
+    Format("seg.nrrd", (".seg.nrrd",), "seg_nrrd", "read_itk_header", "read_itk", "read_seg_nrrd", named=True),
     Format("metaimage", (".mha", ".mhd"), *_ITK, "write_itk"),
     Format("picture", (".png", ".tif", ".tiff"), *_PICTURE, "write_picture"),
     Format("jpeg", (".jpg", ".jpeg"), *_PICTURE),
-    Format("dicom", (".dcm", ".dicom", ".ima"), "dicom", "read_dicom_header", "read_dicom_volume"),
+    Format(
+        "dicom",
+        (".dcm", ".dicom", ".ima", ".seg.dcm", ".rtstruct.dcm"),
+        "dicom",
+        "read_dicom_header",
+        "read_dicom_volume",
+        "read_dicom_labels",
+        named=True,
+    ),
 )
 DICOM = FORMATS[-1]
 

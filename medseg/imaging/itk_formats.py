@@ -59,6 +59,11 @@ def read_itk_labels(path: Path, *, limits: Limits) -> LabelMap:
     return LabelMap(labels, header.affine, header)
 
 
+def read_layers(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], Header]:
+    """All values of every voxel, (C, X, Y, Z) in the file's type, x fastest in memory, and the header."""
+    return _read(path, limits)
+
+
 def write_itk(array: npt.NDArray[Any], affine: Affine, path: Path, *, like: Header | None) -> None:
     """Writes ``array`` (X, Y, Z) or (X, Y, Z, C), compressed; of rank 2 where ``like`` is such a file."""
     import SimpleITK

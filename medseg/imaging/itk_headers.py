@@ -88,6 +88,15 @@ def nrrd_claim(path: Path) -> Claim:
     )
 
 
+def nrrd_head(path: Path) -> str:
+    """The text of a NRRD header, key-value pairs (``key:=value``) included.
+
+    Raises:
+        ScanError: the file is no NRRD.
+    """
+    return _head(path, b"NRRD000", "NRRD", re.compile(rb"\r?\n\r?\n"))[0]
+
+
 def _space_warnings(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
     space = fields.get("space", "").lower()
     if space and space not in _SPACES:

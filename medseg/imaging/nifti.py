@@ -122,12 +122,14 @@ def _finish(opened: OpenedStream, limits: Limits) -> tuple[str, ...]:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_nifti(array: npt.NDArray[np.generic], affine: Affine, path: Path, *, like: Header | None) -> None:
+def write_nifti(
+    array: npt.NDArray[np.generic], affine: Affine, path: Path, *, like: Header | None, slope: float = 1
+) -> None:
     """Writes ``array`` (X, Y, Z) or (X, Y, Z, C) as it is, x fastest; gzipped where the name says so.
 
-    Equal arrays on equal grids give equal bytes.
+    Equal arrays on equal grids give equal bytes. ``slope`` is what readers multiply the stored numbers by.
     """
-    head = _header_bytes(array, affine, like)
+    head = _header_bytes(array, affine, like, slope)
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             # zlib's own gzip header holds neither a time nor a file name.
@@ -140,7 +142,7 @@ def write_nifti(array: npt.NDArray[np.generic], affine: Affine, path: Path, *, l
             _write_planes(array, file.write)
 
 
-def _header_bytes(array: npt.NDArray[np.generic], affine: Affine, like: Header | None) -> bytes:
+def _header_bytes(array: npt.NDArray[np.generic], affine: Affine, like: Header | None, slope: float = 1) -> bytes:
     """A fresh header: the grid and its codes, and nothing else of the scan (no text, no extensions, no intent).
 
     Codes and unit are those of ``like`` where that is a NIfTI file, else codes 1 (scanner) and mm. A grid that the codes
@@ -158,7 +160,7 @@ def _header_bytes(array: npt.NDArray[np.generic], affine: Affine, like: Header |
     stored = np.array(affine, np.float64)
     stored[:3] /= _UNIT_MM.get(unit, 1.0)
     header["pixdim"][1:4] = spacing_xyz_mm(stored)
-    header.set_slope_inter(1, 0)
+    header.set_slope_inter(slope, 0)
     if qform_code == sform_code == 0 and not np.allclose(header.get_base_affine(), stored, atol=1e-4):
         qform_code = sform_code = 1
     if qform_code:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,20 @@ _ROWS = 32
 _NEGLIGIBLE = 1e-9
 # How near two labels' scores count as equal: float32 noise of one order-1 product per axis.
 _TIE = 1e-6
+
+
+class ScoreRows(Protocol):
+    """Scores (K, X, Y, Z) that are read a few rows of x of one channel at a time: an array, or a file of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(K, X, Y, Z)."""
+
+    def __len__(self) -> int:
+        """K."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Channels, of which ``channel[low:high]`` is (high - low, Y, Z)."""
 
 
 def separate_axis(current_xyz_mm: Sequence[float], target_xyz_mm: Sequence[float]) -> int | None:
@@ -106,7 +120,7 @@ def resample_labels(
 
 
 def scores_to_classes(
-    scores: npt.NDArray[np.floating], shape: Shape, *, separate_axis: int | None = None, slab: int = 16
+    scores: ScoreRows, shape: Shape, *, separate_axis: int | None = None, slab: int = 16
 ) -> npt.NDArray[np.uint8]:
     """Linear resampling of class scores (K, X, Y, Z) to ``shape``, and the class with the highest score there.
 
@@ -121,7 +135,7 @@ def scores_to_classes(
 
 
 def scores_to_sets(
-    scores: npt.NDArray[np.floating], shape: Shape, *, separate_axis: int | None = None, slab: int = 16
+    scores: ScoreRows, shape: Shape, *, separate_axis: int | None = None, slab: int = 16
 ) -> npt.NDArray[np.uint16]:
     """Linear resampling of the logits (R, X, Y, Z) of overlapping regions to ``shape``, and which are above 0 there.
 
@@ -147,7 +161,7 @@ def scores_to_sets(
 
 
 def resampled_scores(
-    scores: npt.NDArray[np.floating], shape: Shape, *, separate_axis: int | None = None, slab: int = 16
+    scores: ScoreRows, shape: Shape, *, separate_axis: int | None = None, slab: int = 16
 ) -> Iterator[FloatArray]:
     """Linear resampling of class scores (K, X, Y, Z) to ``shape``, as `scores_to_classes` does it, in slabs.
 
@@ -170,7 +184,7 @@ def resampled_scores(
 _ReadRows = Callable[[int, int], "FloatArray | None"]
 
 
-def _rows_of_scores(channel: npt.NDArray[np.floating]) -> _ReadRows:
+def _rows_of_scores(channel: Any) -> _ReadRows:
     return lambda start, stop: np.ascontiguousarray(channel[start:stop], np.float32)
 
 

@@ -31,6 +31,7 @@ class Header:
         qform_code, sform_code: NIfTI's own codes (0 to 4); 0 elsewhere.
         zooms_unit: NIfTI's spatial unit code (0 unknown, 1 m, 2 mm, 3 um); 2 elsewhere. The affine is in mm already.
         modality: DICOM Modality where there is one ("CT", "PT", "MR"), else "".
+        series: short code of the DICOM series where a folder of several gave one, else "".
         warnings: sentences for the user, without header text.
     """
 
@@ -44,6 +45,7 @@ class Header:
     sform_code: int = 0
     zooms_unit: int = 2
     modality: str = ""
+    series: str = ""
     warnings: tuple[str, ...] = ()
 
 

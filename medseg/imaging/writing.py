@@ -11,6 +11,7 @@ from medseg.durable import atomic_path
 from medseg.errors import EnvironmentFault, GeometryError, InputError, LabelError
 from medseg.imaging.formats import Format, writing_format
 from medseg.imaging.geometry import contiguous, grid_difference
+from medseg.imaging.label_table import LabelTable
 from medseg.imaging.limits import Limits
 from medseg.imaging.opening import display_name
 from medseg.imaging.volume import Affine, Header, LabelArray, LabelMap, Volume
@@ -44,6 +45,29 @@ def write_label_map(label_map: LabelMap, path: Path, *, like: Header | None) -> 
     _check_grid(label_map.shape, label_map.affine, like, name)
     array = _compact(label_map.array, name)
     _write(array, label_map.affine, path, like)
+
+
+def write_seg_nrrd(label_map: LabelMap, path: Path, *, label_table: LabelTable, like: Header | None) -> None:
+    """Writes ``label_map`` as 3D Slicer's ``.seg.nrrd``, each structure with its name, colour and coded term.
+
+    Structures that share values lie in layers of their own. The file is read back and compared before it gets its name.
+
+    Raises:
+        GeometryError: ``like`` has another grid than the label map.
+        EnvironmentFault: the disk did not keep what was written.
+    """
+    from medseg.imaging.seg_nrrd import seg_nrrd_bytes
+    from medseg.imaging.structure_check import check_structures
+
+    name = display_name(path)
+    _check_grid(label_map.shape, label_map.affine, like, name)
+    values = [value for entry in label_table.values() for value in entry.values]
+    firsts = [entry.values[0] for entry in label_table.values()]
+    numbers = firsts if len(set(values)) == len(values) else range(1, len(firsts) + 1)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(seg_nrrd_bytes(label_map.array, label_map.affine, label_table))
+        by_name = dict(zip(label_table, numbers, strict=True))
+        check_structures(temporary, label_map, label_table, numbers=by_name, like=label_map, name=name)
 
 
 def write_volume(volume: Volume, path: Path, *, like: Header | None = None, dtype: str = "float32") -> None:

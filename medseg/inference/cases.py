@@ -8,17 +8,19 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from medseg.config.sections import SeriesSection
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
 from medseg.imaging.formats import DICOM
+from medseg.inference.outputs import OutputSpec
 from medseg.manifest import Case, Manifest, load_manifest, resolve
 from medseg.preparation.plan import ChannelPlan
 
 _LOG = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _MANIFEST_SUFFIXES = (".json", ".csv")
 _LONGEST_NAME = 100
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
@@ -34,17 +36,25 @@ class InferCase:
         id: the mask's name without suffix.
         images: one file or DICOM folder for all channels, or one per channel.
         fault: why it can't be read, where that was known beforehand; such a case is reported and passed over.
+        series: short code of the DICOM series that was chosen for it; None leaves that to reading.
+        files: names of that series' files in its folder; empty where the whole folder counts.
     """
 
     id: str
     images: tuple[Path, ...]
     fault: str | None = None
+    series: str | None = None
+    files: tuple[str, ...] = ()
+
+    def channels(self, channels: Sequence[ChannelPlan], rule: SeriesSection | None) -> tuple[ChannelPlan, ...]:
+        """A model's channels with the series that they are read from: the chosen one, else the rule's, else the model's."""
+        series = rule if self.series is None else SeriesSection(code=self.series)
+        return tuple(c if series is None else c.model_copy(update={"series": series}) for c in channels)
 
     @property
     def output_name(self) -> str:
-        """File name of its mask: a picture's is a PNG, every other scan's a NIfTI file."""
-        picture = self.images[0].suffix.lower() in PICTURE_SUFFIXES if self.images else False
-        return f"{self.id}.png" if picture else f"{self.id}.nii.gz"
+        """File name of its mask where nothing else is asked for: a picture's is a PNG, every other scan's a NIfTI file."""
+        return f"{self.id}{OutputSpec().suffix(self.images)}"
 
 
 def manifest_cases(
@@ -69,6 +79,8 @@ def find_cases(
     data_root: Path | None = None,
     allow_outside: bool = False,
     leave_out: Path | None = None,
+    patterns: Sequence[str] = (),
+    series: SeriesSection | None = None,
 ) -> tuple[InferCase, ...]:
     """Cases that the command line names.
 
@@ -84,6 +96,9 @@ def find_cases(
         data_root: where a manifest's paths start; None is the manifest's own folder.
         allow_outside: let a manifest's paths leave the data root.
         leave_out: a folder that is not searched: the output, where it lies below an input.
+        patterns: of the files (and DICOM folders) in searched folders only those are taken whose name, or path below the
+            folder, fits one, as a shell compares them; empty takes all.
+        series: which series of a DICOM study in searched folders is its scan; None takes every folder as one series.
 
     Returns:
         At least one case, in the order of the inputs, sorted within a folder.
@@ -99,7 +114,7 @@ def find_cases(
             raise UsageError(f"{path}: no such file or folder; check the path")
         suffix = path.suffix.lower()
         if path.is_dir():
-            cases += _joined_channels(_folder_cases(path, leave_out), channels)
+            cases += _joined_channels(_fitting(_folder_cases(path, leave_out, series), path, patterns), channels)
         elif suffix == ".txt":
             cases += _list_cases(path)
         elif suffix in _MANIFEST_SUFFIXES:
@@ -112,23 +127,24 @@ def find_cases(
     return refuse_same_names((*cases, *_joined_channels(files, channels)))
 
 
-def refuse_same_names(cases: Iterable[InferCase]) -> tuple[InferCase, ...]:
-    """The cases, if there are any and no two masks would have the same file name.
+def refuse_same_names(cases: Iterable[InferCase], spec: OutputSpec | None = None) -> tuple[InferCase, ...]:
+    """The cases, if there are any and no two masks would have the same file name (a folder's, with a file per structure).
 
     Names that differ only in case count as the same: not every file system tells them apart.
 
     Raises:
         UsageError: otherwise.
     """
-    cases = tuple(cases)
+    cases, spec = tuple(cases), spec or OutputSpec()
     if not cases:
         raise UsageError("no scan was found in the input; check the path and the file names' suffixes")
     seen: dict[str, InferCase] = {}
     for case in cases:
-        name = case.output_name.lower()
+        shown = case.id if spec.layout == "per_structure" else f"{case.id}{spec.suffix(case.images)}"
+        name = shown.lower()
         if other := seen.get(name):
             raise UsageError(
-                f"{case.output_name}: would be the mask of {_shown(other)} and of {_shown(case)}, "
+                f"{shown}: would be the mask of {_shown(other)} and of {_shown(case)}, "
                 "expected one scan a name; rename one, or give a manifest with an id per case"
             )
         seen[name] = case
@@ -168,9 +184,10 @@ def _list_cases(path: Path) -> Iterator[InferCase]:
         yield InferCase(id=name, images=images, fault=fault)
 
 
-def _folder_cases(top: Path, leave_out: Path | None) -> list[InferCase]:
+def _folder_cases(top: Path, leave_out: Path | None, series: SeriesSection | None) -> list[InferCase]:
     """Scans below ``top``, sorted by path; DICOM slices in one folder are one of them."""
     cases: list[InferCase] = []
+    studies: list[Path] = []
     passed_over = 0
     for folder_name, folders, files in os.walk(top):
         folder = Path(folder_name)
@@ -179,17 +196,53 @@ def _folder_cases(top: Path, leave_out: Path | None) -> list[InferCase]:
         )
         above = folder.relative_to(top).parts
         slices, others = _parted(folder / name for name in sorted(files) if not name.startswith("."))
-        if slices and _is_image(slices[0]):
+        if slices and series is not None:
+            studies.append(folder)
+        elif slices and _is_image(slices[0]):
             name = "_".join(above) or top.resolve().name
             cases.append(InferCase(id=_case_name(name), images=(folder,)))
-        passed_over += bool(slices) and not _is_image(slices[0])
+        passed_over += bool(slices) and series is None and not _is_image(slices[0])
         for path in others:
             if suffix := suffix_of(path):
                 name = "_".join((*above, path.name[: len(path.name) - len(suffix)]))
                 cases.append(InferCase(id=_case_name(name), images=(path,)))
     if passed_over:
         _LOG.warning("%s: %d DICOM folders hold no images (contours, plans) and are left out", top.name, passed_over)
-    return sorted(cases, key=lambda case: case.images[0])
+    if series is not None and studies:
+        cases += _study_cases(top, studies, series)
+    return sorted(cases, key=lambda case: (case.images[0], case.id))
+
+
+def _study_cases(top: Path, folders: Sequence[Path], rule: SeriesSection) -> list[InferCase]:
+    """A case per study, called after its series' folder, and its series where the folder holds several."""
+    from medseg.inference.dicom_cases import choose_series
+
+    def name_of(folder: Path, *more: str) -> str:
+        return _case_name("_".join((*(folder.relative_to(top).parts or (top.resolve().name,)), *more)))
+
+    chosen, unread = choose_series(folders, rule, top=top)
+    cases = [
+        InferCase(
+            id=name_of(one.folder, *([one.code] if one.shares_folder else [])),
+            images=(one.folder,),
+            fault=one.fault or None,
+            series=one.code,
+            files=one.files,
+        )
+        for one in chosen
+    ]
+    return cases + [InferCase(id=name_of(folder), images=(folder,), fault=fault) for folder, fault in unread.items()]
+
+
+def _fitting(cases: list[InferCase], top: Path, patterns: Sequence[str]) -> list[InferCase]:
+    if not patterns:
+        return cases
+
+    def fits(image: Path) -> bool:
+        names = (image.name, image.relative_to(top).as_posix())
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    return [case for case in cases if fits(case.images[0])]
 
 
 def _same(folder: Path, other: Path | None) -> bool:

@@ -7,8 +7,9 @@ weight, as nnU-Net does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +19,10 @@ from medseg.config.sections import InferSection
 from medseg.errors import ModelError
 from medseg.evaluation.postprocessing import Step, apply_steps
 from medseg.imaging import AxisChange, Header, LabelMap, Volume, spacing_xyz_mm, undo_axes
-from medseg.imaging.resampling import resampled_scores
 from medseg.imaging.volume import Affine
-from medseg.inference.engine import SHARED_BY_AN_ENSEMBLE, ClassArray, Engine
+from medseg.inference.cascade import CascadeEngine, first_stage, without_steps
+from medseg.inference.engine import SHARED_BY_AN_ENSEMBLE, ClassArray, Engine, Scores
+from medseg.inference.memory import MemoryPrediction, together
 from medseg.inference.model import Model
 from medseg.inference.sliding_window import FloatArray
 from medseg.preparation.grid import Grid
@@ -34,6 +36,10 @@ class MaskMaker(Protocol):
     """What turns scans into masks: an `Engine` or a `MixedEngine`. Their arrays, scores and grids are their own."""
 
     section: InferSection
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All that answer for the mask; a cascade's first stage is not among them."""
 
     @property
     def plan(self) -> Plan:
@@ -65,12 +71,35 @@ class MaskMaker(Protocol):
     def classes(self, scores: Any, grid: Any) -> ClassArray:
         """(X, Y, Z) uint8 class indices on the scan's own grid."""
 
+    def slabs(self, scores: Any, grid: Any) -> Iterator[tuple[slice, FloatArray]]:
+        """Probabilities, slab by slab along axis 0 of the turned, cropped grid: (slice, (K, n, Y, Z) float32)."""
+
     def label_map(self, classes: ClassArray, *, affine: Affine, header: Header | None) -> LabelMap:
         """The classes as label values."""
 
+    def peak_bytes(self, shape_xyz: Sequence[int], affine: Affine) -> MemoryPrediction:
+        """What a scan of this grid would take at most."""
 
-def build_engine(models: Sequence[Model], section: InferSection, *, device: torch.device) -> MaskMaker:
+    def effort(self) -> dict[str, Any]:
+        """What the last ``scores`` did: windows, those skipped, where scores were gathered."""
+
+
+def build_engine(
+    models: Sequence[Model],
+    section: InferSection,
+    *,
+    device: torch.device,
+    memory_bytes: int | None = None,
+    scratch: Path | None = None,
+) -> MaskMaker:
     """The engine for these models: a mixed one where they are of several configurations.
+
+    Args:
+        models: at least one.
+        section: overlap, mirrors, batch, precision.
+        device: where the networks are.
+        memory_bytes: host memory that a scan may take; None is three quarters of what is free.
+        scratch: folder for scores that do not fit in memory; None is the system's temporary folder.
 
     Raises:
         ModelError: there is none, or they can't answer together.
@@ -82,9 +111,25 @@ def build_engine(models: Sequence[Model], section: InferSection, *, device: torc
             groups.append([model])
         else:
             alike.append(model)
-    if len(groups) <= 1:
-        return Engine(models, section, device=device)
-    return MixedEngine([Engine(group, section, device=device) for group in groups])
+    build = partial(build_engine, device=device, memory_bytes=memory_bytes, scratch=scratch)
+    make = partial(_engine_class(section), section=section, device=device, memory_bytes=memory_bytes, scratch=scratch)
+    engines = [_with_first_stage(make(group), build) for group in groups or [[]]]
+    return engines[0] if len(engines) == 1 else MixedEngine(engines)
+
+
+def _with_first_stage(engine: Engine, build: Callable[..., MaskMaker]) -> Engine | CascadeEngine:
+    """The engine, behind its first stage where its models are a cascade's second."""
+    if not engine.plan.previous_channels:
+        return engine
+    return CascadeEngine(build(first_stage(engine.models), without_steps(engine.section)), engine)
+
+
+def _engine_class(section: InferSection) -> type[Engine]:
+    if section.accumulate == "fp32":
+        return Engine
+    from medseg.inference.reference import ReferenceEngine
+
+    return ReferenceEngine
 
 
 def _prepares_alike(one: Plan, other: Plan) -> bool:
@@ -101,7 +146,7 @@ class MixedEngine:
         ModelError: they name classes, channels or axes differently, or bring other post-processing.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine | CascadeEngine]) -> None:
         self.engines, first = tuple(engines), engines[0]
         self.section = first.section
         for engine in engines[1:]:
@@ -117,6 +162,11 @@ class MixedEngine:
                     f"{engine.models[0].folder.name}: has other post-processing than {first.models[0].folder.name}, "
                     "expected the same; set infer.postprocess=false"
                 )
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Of all configurations, in their order."""
+        return tuple(model for engine in self.engines for model in engine.models)
 
     @property
     def plan(self) -> Plan:
@@ -142,22 +192,23 @@ class MixedEngine:
     def model_sha256s(self) -> dict[str, str]:
         """Checksum per model, numbered in their order."""
         models = [model for engine in self.engines for model in engine.models]
-        return {f"model_{number}": model.sha256 for number, model in enumerate(models)}
+        first = {f"previous_model_{one.sha256[:8]}": one.sha256 for model in models for one in model.previous}
+        return {f"model_{number}": model.sha256 for number, model in enumerate(models)} | first
 
     def versions(self) -> dict[str, str]:
         """What computed, for the record."""
         return self.engines[0].versions()
 
-    def prepare(self, volume: Volume) -> tuple[tuple[FloatArray, ...], tuple[Grid, ...]]:
-        """The scan as each configuration sees it, (C, X, Y, Z) float32 each, and its ways back."""
+    def prepare(self, volume: Volume) -> tuple[tuple[Any, ...], tuple[Grid, ...]]:
+        """The scan as each configuration sees it, (C, X, Y, Z) float32 each or `CascadeArrays`, and its ways back."""
         arrays, grids = zip(*(engine.prepare(volume) for engine in self.engines), strict=True)
         return tuple(arrays), tuple(grids)
 
-    def scores(self, array: Sequence[FloatArray]) -> tuple[FloatArray, ...]:
+    def scores(self, array: Sequence[Any]) -> tuple[Scores, ...]:
         """Each configuration's (K, X, Y, Z) class scores on its own prepared grid."""
         return tuple(engine.scores(own) for engine, own in zip(self.engines, array, strict=True))
 
-    def classes(self, scores: Sequence[FloatArray], grid: Sequence[Grid]) -> ClassArray:
+    def classes(self, scores: Sequence[Scores], grid: Sequence[Grid]) -> ClassArray:
         """(X, Y, Z) uint8 class indices on the scan's own grid, after post-processing; background outside the crop.
 
         Works through slabs, so K volumes of the full size never exist.
@@ -165,32 +216,30 @@ class MixedEngine:
         first, regions = grid[0], self.plan.regions
         oriented = np.zeros(first.oriented_shape, np.uint8)
         cropped = oriented[tuple(map(slice, first.crop_start, first.crop_stop))]
-        slabs = [
-            resampled_scores(own, one.cropped_shape, separate_axis=one.separate_axis_back)
-            for own, one in zip(scores, grid, strict=True)
-        ]
-        start = 0
-        for parts in zip(*slabs, strict=True):
-            target = cropped[start : start + parts[0].shape[1]]
-            if regions is None:
-                target[...] = reduce(np.add, map(_softmax, parts)).argmax(axis=0)
-            else:
-                # Above 0 where the mean probability is above one half.
-                target[...] = regions.decide(reduce(np.add, map(_sigmoid, parts)) - np.float32(len(parts) / 2))
-            start += parts[0].shape[1]
+        for where, mean in self.slabs(scores, grid):
+            cropped[where] = mean.argmax(axis=0) if regions is None else regions.decide(mean - np.float32(0.5))
         classes = undo_axes(oriented, AxisChange(first.permutation, first.flips))
         spacing = [float(size) for size in spacing_xyz_mm(np.array(first.original_affine))]
         return apply_steps(classes, self.steps, class_names=self.class_names, spacing_xyz_mm=spacing)
 
+    def slabs(self, scores: Sequence[Scores], grid: Sequence[Grid]) -> Iterator[tuple[slice, FloatArray]]:
+        """The configurations' mean probabilities, as `Engine.slabs` gives them."""
+        each = [engine.slabs(own, one) for engine, own, one in zip(self.engines, scores, grid, strict=True)]
+        for parts in zip(*each, strict=True):
+            mean = reduce(np.add, (probabilities for _, probabilities in parts))
+            mean /= np.float32(len(parts))
+            yield parts[0][0], mean
+
+    def peak_bytes(self, shape_xyz: Sequence[int], affine: Affine) -> MemoryPrediction:
+        """What a scan of this grid would take at most: all configurations' scores are there at once."""
+        return together([engine.peak_bytes(shape_xyz, affine) for engine in self.engines])
+
+    def effort(self) -> dict[str, Any]:
+        """What the last ``scores`` did: windows of all configurations, where scores were gathered."""
+        each = [engine.effort() for engine in self.engines]
+        counts = {name: sum(one.get(name, 0) for one in each) for name in ("windows", "skipped_windows")}
+        return counts | {"way": " ".join(dict.fromkeys(str(one.get("way", "")) for one in each))}
+
     def label_map(self, classes: ClassArray, *, affine: Affine, header: Header | None) -> LabelMap:
         """The classes as the label values of the models' manifest, on the scan's grid."""
         return self.engines[0].label_map(classes, affine=affine, header=header)
-
-
-def _softmax(scores: FloatArray) -> FloatArray:
-    powers = np.exp(scores - scores.max(axis=0))
-    return np.asarray(powers / powers.sum(axis=0), np.float32)
-
-
-def _sigmoid(scores: FloatArray) -> FloatArray:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * scores)), np.float32)

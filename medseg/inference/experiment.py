@@ -75,7 +75,7 @@ def experiment_cases(
 
 
 def own_section(model: Model) -> InferSection:
-    """Overlap, mirrors and precision of the config that the model was trained with, which its folder holds.
+    """The inference section of the config that the model was trained with, which its folder holds.
 
     Raises:
         ModelError: that config can't be read by this medseg.

@@ -15,12 +15,16 @@ _Stamp = tuple[str, int, int, int]
 class InputFiles:
     """One file or DICOM folder per entry of ``images``, as they are now.
 
+    Args:
+        images: as a case has them.
+        only: names of the files of a folder that count, where others lie beside them; empty counts all.
+
     Raises:
         ScanError: one is missing, can't be read or is no regular file (opening a pipe would wait for ever).
     """
 
-    def __init__(self, images: Sequence[Path]) -> None:
-        self._images = tuple(images)
+    def __init__(self, images: Sequence[Path], only: Sequence[str] = ()) -> None:
+        self._images, self._only = tuple(images), frozenset(only)
         self._stamps = self._look()
 
     def sha256s(self) -> dict[str, str]:
@@ -29,7 +33,7 @@ class InputFiles:
         A folder's checksum depends on its files' bytes, not on their names: slices are sorted by their headers.
         """
         try:
-            return {f"image_{number:04d}": _sha256(path) for number, path in enumerate(self._images)}
+            return {f"image_{number:04d}": _sha256(path, self._only) for number, path in enumerate(self._images)}
         except OSError as error:
             raise ScanError(f"{self._images[0].name}: can't be read ({error.strerror}); check the file") from error
 
@@ -39,12 +43,14 @@ class InputFiles:
             raise ScanError(f"{self._images[0].name}: was changed while it was read; run again when it is complete")
 
     def _look(self) -> tuple[_Stamp, ...]:
-        return tuple(_stamp(path) for image in self._images for path in _files(image))
+        return tuple(_stamp(path) for image in self._images for path in _files(image, self._only))
 
 
-def _files(image: Path) -> list[Path]:
+def _files(image: Path, only: frozenset[str]) -> list[Path]:
     if not image.is_dir():
         return [image]
+    if only:
+        return sorted(image / name for name in only)
     return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
 
 
@@ -58,7 +64,7 @@ def _stamp(path: Path) -> _Stamp:
     return path.name, status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _sha256(image: Path) -> str:
+def _sha256(image: Path, only: frozenset[str]) -> str:
     if image.is_dir():
-        return sha256_json(sorted(sha256_file(path) for path in _files(image)))
+        return sha256_json(sorted(sha256_file(path) for path in _files(image, only)))
     return sha256_file(image)

@@ -32,6 +32,8 @@ from medseg.preparation.plan_file import plan_text
 
 MODEL_FORMAT = 1
 ENSEMBLE_FORMAT = 2
+ONNX_FORMAT = 3
+"""Of a single model's folder with an ONNX file in place of weights."""
 _MEMBER_FILES = ("config.yaml", "plan.yaml", "weights.safetensors")
 _PACKAGES = ("medseg", "monai", "numpy", "torch")
 
@@ -50,6 +52,7 @@ class Model:
         info: ``model.json``: what it was trained on and with.
         postprocessing: what is done to its masks, in this order.
         stream: puts this member's weights into ``network``; None where they always are.
+        previous: a cascade's first stage, whose masks are channels of this network's input; empty where there is none.
     """
 
     network: nn.Module
@@ -60,6 +63,7 @@ class Model:
     info: Mapping[str, Any]
     postprocessing: tuple[Step, ...] = ()
     stream: Callable[[], None] | None = None
+    previous: tuple[Model, ...] = ()
 
     def ready(self) -> nn.Module:
         """The network, with this model's weights in it until another member of its ensemble is made ready."""
@@ -82,6 +86,8 @@ def save_model(
     mirror_axes_xyz: tuple[int, ...],
     config_text: str,
     training: Mapping[str, Any],
+    contract: Mapping[str, Any] | None = None,
+    previous: Mapping[str, Path] | None = None,
 ) -> str:
     """Writes a model folder; ``model.json`` comes last, so a folder with it is whole.
 
@@ -93,6 +99,8 @@ def save_model(
         mirror_axes_xyz: axes that training mirrored.
         config_text: the resolved config as YAML.
         training: plain values about the training: manifest, prepared data, fold, steps, seed, precision, validation.
+        contract: of the training scans (``InputContract.plain``), where it is known.
+        previous: of a cascade's second stage, name to model folder of its first, copied into ``folder/previous``.
 
     Returns:
         The model's SHA-256.
@@ -113,7 +121,9 @@ def save_model(
         "versions": {name: version(name) for name in _PACKAGES},
         "files": files,
     }
-    write_json(folder / "model.json", content)
+    if contract is not None:
+        content["contract"] = dict(contract)
+    write_json(folder / "model.json", content | _previous_models().save_previous(folder, previous))
     return sha256_file(folder / "model.json")
 
 
@@ -123,14 +133,18 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Model:
     Raises:
         ModelError: no model there, an ensemble, a file is missing or damaged, or a newer medseg wrote it.
     """
-    info = _model_json(folder)
+    info = model_json(folder)
     if "members" in info:
         raise ModelError(f"{folder.name}: is an ensemble of {len(info['members'])} models, expected a single one")
     try:
-        network = _load(folder, info, build_network(info["architecture"]))
-        return _described(folder, info, network.to(device).eval())
+        if "onnx" in info:
+            model = _described(folder, info, _load_onnx(folder, info, device))
+        else:
+            network = _load(folder, info, build_network(info["architecture"]))
+            model = _described(folder, info, network.to(device).eval())
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, ConfigError) as error:
         raise _misfit(folder, error) from error
+    return _with_previous((model,), folder, info, device)[0]
 
 
 def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Model, ...]:
@@ -141,7 +155,7 @@ def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Mo
     Raises:
         ModelError: as :func:`load_model`, or a member is not the one that the ensemble was made of.
     """
-    info = _model_json(folder)
+    info = model_json(folder)
     if "members" not in info:
         return (load_model(folder, device=device),)
     shared: dict[str, _SharedNetwork] = {}
@@ -150,7 +164,24 @@ def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Mo
         steps = steps_from_plain(info["postprocessing"], members[0].class_names)
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, IndexError, ConfigError) as error:
         raise _misfit(folder, error) from error
-    return tuple(replace(member, postprocessing=steps) for member in members)
+    return _with_previous([replace(member, postprocessing=steps) for member in members], folder, info, device)
+
+
+def _with_previous(
+    models: Sequence[Model], folder: Path, info: Mapping[str, Any], device: torch.device | str
+) -> tuple[Model, ...]:
+    """The models, a cascade's second stages with the first stage that the folder carries."""
+    if not any(model.plan.previous_channels for model in models):
+        return tuple(models)
+    first = _previous_models().load_previous(folder, info, device=device)
+    return tuple(replace(model, previous=first) if model.plan.previous_channels else model for model in models)
+
+
+def _previous_models() -> Any:
+    # Imported here: a first stage is a model folder itself.
+    from medseg.inference import previous_models
+
+    return previous_models
 
 
 class _SharedNetwork:
@@ -178,9 +209,11 @@ def _load_member(
     path = folder / str(member["folder"])
     if path.parent != folder:
         raise ModelError(f"{folder.name}: has member {member['folder']!r}, expected the name of a folder inside")
-    info = _model_json(path)
+    info = model_json(path)
     if sha256_file(path / "model.json") != member["sha256"]:
         raise ModelError(f"{folder.name}: {path.name} is not the member it was made of; copy the model folder again")
+    if "onnx" in info:
+        return _described(path, info, _load_onnx(path, info, device))
     for name in _MEMBER_FILES:
         _checked_file(path, name, info["files"])
     weights = safetensors.safe_open(path / "weights.safetensors", framework="pt")
@@ -191,7 +224,12 @@ def _load_member(
     return replace(_described(path, info, one.network), stream=lambda: one.hold(path, weights))
 
 
-def _model_json(folder: Path) -> dict[str, Any]:
+def model_json(folder: Path) -> dict[str, Any]:
+    """``model.json`` of a model folder.
+
+    Raises:
+        ModelError: there is none, or a newer medseg wrote it.
+    """
     path = folder / "model.json"
     if not path.is_file():
         raise ModelError(
@@ -203,7 +241,7 @@ def _model_json(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder.name}: {error}") from error
     if not isinstance(info, dict) or info.get("kind") != "medseg model":
         raise ModelError(f"{folder.name}: model.json describes no medseg model; check the path")
-    expected = ENSEMBLE_FORMAT if "members" in info else MODEL_FORMAT
+    expected = ENSEMBLE_FORMAT if "members" in info else ONNX_FORMAT if "onnx" in info else MODEL_FORMAT
     if info.get("format") != expected:
         raise ModelError(
             f"{folder.name}: has model format {info.get('format')}, this medseg reads {expected}; update medseg"
@@ -223,6 +261,14 @@ def _load(folder: Path, info: Mapping[str, Any], network: nn.Module) -> nn.Modul
         weights = _checked_file(folder, name, info["files"])
     network.load_state_dict(safetensors.torch.load(weights))
     return network
+
+
+def _load_onnx(folder: Path, info: Mapping[str, Any], device: torch.device | str) -> nn.Module:
+    from medseg.inference.onnx_network import ONNX_FILE, OnnxNetwork
+
+    for name in ("config.yaml", "plan.yaml"):
+        _checked_file(folder, name, info["files"])
+    return OnnxNetwork(_checked_file(folder, ONNX_FILE, info["files"]), device=device).eval()
 
 
 def _misfit(folder: Path, error: Exception) -> ModelError:
@@ -248,6 +294,8 @@ def save_ensemble(
 ) -> str:
     """Writes an ensemble's folder: copies of its members, and ``model.json`` last.
 
+    The first stages of members that are a cascade's second come together in one ensemble, in ``folder/previous``.
+
     Where the folder is this ensemble already, nothing is written. While it is made anew it holds no ``model.json``, so it is
     never taken for a whole one.
 
@@ -265,7 +313,7 @@ def save_ensemble(
     """
     if not members:
         raise ModelError("ensemble: has no member, expected at least one model folder")
-    infos = {name: _model_json(source) for name, source in members.items()}
+    infos = {name: model_json(source) for name, source in members.items()}
     for name, info in infos.items():
         if "members" in info:
             raise ModelError(f"{name}: is an ensemble itself, expected a single model; name its members")
@@ -279,6 +327,8 @@ def save_ensemble(
         "evidence": dict(evidence or {}),
         "versions": {name: version(name) for name in _PACKAGES},
     }
+    first = _previous_models().save_previous(folder, _previous_models().previous_of(members))
+    content |= first
     if not _is_written(folder, content):
         with contextlib.suppress(FileNotFoundError):
             (folder / "model.json").unlink()
@@ -287,7 +337,7 @@ def save_ensemble(
                 write_bytes(folder / name / file, _checked_file(source, file, infos[name]["files"]))
             write_bytes(folder / name / "model.json", (source / "model.json").read_bytes())
         for stale in folder.iterdir():
-            if stale.is_dir() and stale.name not in members and (stale / "model.json").is_file():
+            if stale.is_dir() and stale.name not in (*members, *first) and (stale / "model.json").is_file():
                 shutil.rmtree(stale)
         write_json(folder / "model.json", content)
     return sha256_file(folder / "model.json")

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medseg.networks.windows import Network, blend_windows
+from medseg.networks.blending import Sink
+from medseg.networks.windows import Network, Tally, blend_windows
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -26,6 +27,9 @@ def predict_scores(  # noqa: PLR0913 - plain values, one meaning each
     device: torch.device | str = "cpu",
     precision: torch.dtype | None = None,
     gather_on_device: bool = True,
+    skip_background: bool = False,
+    sink: Sink | None = None,
+    tally: Tally | None = None,
 ) -> FloatArray:
     """Class scores (logits) of a prepared scan, blended from overlapping windows.
 
@@ -44,6 +48,9 @@ def predict_scores(  # noqa: PLR0913 - plain values, one meaning each
         device: where the network is.
         precision: autocast type such as ``torch.bfloat16``; None computes in float32. Blending is always float32.
         gather_on_device: keep image and scores in the device's memory; False keeps them in host memory.
+        skip_background: answer windows of nothing but the lowest value once for all of them.
+        sink: takes planes as they are finished, and the result is empty.
+        tally: is told what was done.
 
     Returns:
         (K, X, Y, Z) float32 on the CPU, on the grid of ``array``. May be a view of a padded array.
@@ -66,6 +73,9 @@ def predict_scores(  # noqa: PLR0913 - plain values, one meaning each
             slice_axis=slice_axis,
             device=device,
             precision=precision,
+            skip_background=skip_background,
+            sink=sink,
+            tally=tally,
         )
         .cpu()
         .numpy()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from medseg.config.sections import SeriesSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,14 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Channel:
-    """One image channel: its ``name`` decides the normalisation (CT, MR, PET, RGB ...), ``unit`` "SUV" asks for SUV of PET."""
+    """One image channel: its ``name`` decides the normalisation (CT, MR, PET, RGB ...), ``unit`` "SUV" asks for SUV of PET.
+
+    ``series`` is the config's rule for DICOM folders of several series; no manifest file holds it.
+    """
 
     name: str
     unit: str | None = None
+    series: SeriesSection | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,9 @@ class Manifest:
         labels: class name to the value or values it has in the label files. Background comes first and is class 0.
             Class k of everything inside medseg is the k-th name; masks are written with the class's first value.
             A value of several names makes them overlapping regions (``medseg.imaging.regions``).
+        label_table: label to any of ``colour``, ``code``, ``scheme``, ``meaning``, ``category`` and ``aliases``: for files of
+            other programs, see ``medseg.imaging.label_table``; nothing that is computed depends on it but ``aliases``, by
+            which structures of label files are known.
         ignore: value of voxels that nobody labelled, or None.
         training, testing: cases; only ``training`` takes part in fingerprints and folds.
         path: the file it was read from.
@@ -60,6 +70,7 @@ class Manifest:
     labels: Mapping[str, tuple[int, ...]]
     training: tuple[Case, ...]
     testing: tuple[Case, ...] = ()
+    label_table: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ignore: int | None = None
     path: Path = Path()
     sha256: str = ""
@@ -68,6 +79,15 @@ class Manifest:
     def class_names(self) -> tuple[str, ...]:
         """Background first."""
         return tuple(self.labels)
+
+    @property
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """Label to other names that structures of label files have, of those with any."""
+        return {name: tuple(entry["aliases"]) for name, entry in self.label_table.items() if entry.get("aliases")}
+
+    def with_series(self, series: SeriesSection | None) -> Manifest:
+        """The manifest with a config's rule for DICOM folders of several series on every channel."""
+        return replace(self, channels=tuple(replace(channel, series=series) for channel in self.channels))
 
     def fold_cases(self, fold: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
         """(training cases, validation cases) of ``fold``; a case without fold always trains."""

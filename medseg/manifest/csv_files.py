@@ -280,6 +280,8 @@ def write_csv_manifest(manifest: Manifest, path: Path) -> None:
         ManifestError: some cases have one image file for all channels and others one each, or a further column has a
             name that CSV gives another meaning; save it as JSON.
     """
+    if manifest.label_table:
+        raise ManifestError([f"{path.name}: has a label_table, which CSV can't hold; save it as .json"])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["#format", FORMAT])

@@ -76,6 +76,8 @@ def write_json_manifest(manifest: Manifest, path: Path) -> None:
         "channels": [c.name if c.unit is None else {"name": c.name, "unit": c.unit} for c in manifest.channels],
         "labels": {name: _one_or_list(values) for name, values in manifest.labels.items()},
     }
+    if manifest.label_table:
+        top["label_table"] = {name: dict(entry) for name, entry in manifest.label_table.items()}
     if manifest.ignore is not None:
         top["ignore"] = manifest.ignore
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in top.items()]

@@ -11,9 +11,10 @@ from typing import Any
 from medseg.manifest.case_schema import CaseParser, RawCase
 from medseg.manifest.cases import Channel, Manifest
 from medseg.manifest.faults import PLAIN_NAME, PLAIN_TEXT, Faults, suggestion
+from medseg.manifest.label_tables import parse_label_table
 
 FORMAT = 1
-TOP_KEYS = ("format", "name", "licence", "channels", "labels", "ignore", "training", "testing")
+TOP_KEYS = ("format", "name", "licence", "channels", "labels", "label_table", "ignore", "training", "testing")
 _MAX_LABEL_VALUE = 65535
 _MAX_OVERLAPPING = 16  # a voxel's set of regions is a 16-bit number
 _MAX_CLASSES = 254  # class indices are uint8 and 255 is what nobody labelled
@@ -43,6 +44,7 @@ def parse_manifest(
     licence = _required_text(top, "licence", faults)
     channels = _channels(top, faults)
     labels = _labels(top, faults)
+    table = parse_label_table(top.get("label_table"), labels, faults)
     ignore = _ignore(top, labels, faults)
     if not training and not testing:
         faults.add("", "training is empty, expected at least one case")
@@ -51,7 +53,14 @@ def parse_manifest(
     tested = tuple(case for raw in testing if (case := cases.parse(raw, testing=True)))
     faults.raise_any()
     return Manifest(
-        name=name, licence=licence, channels=channels, labels=labels, ignore=ignore, training=trained, testing=tested
+        name=name,
+        licence=licence,
+        channels=channels,
+        labels=labels,
+        label_table=table,
+        ignore=ignore,
+        training=trained,
+        testing=tested,
     )
 
 

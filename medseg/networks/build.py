@@ -10,7 +10,7 @@ from torch import nn
 from medseg.networks.deeplab import DeepLabV3Plus
 from medseg.networks.fcn import FCN
 from medseg.networks.monai_networks import build_monai
-from medseg.networks.unet import UNet
+from medseg.networks.reordered import build_unet
 from medseg.networks.vgg_unet import VGGUNet
 
 Architecture = Mapping[str, Any]
@@ -61,7 +61,7 @@ def _dynunet(
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "unet": UNet,
+    "unet": build_unet,
     "dynunet": _dynunet,
     "fcn": FCN,
     "deeplabv3plus": DeepLabV3Plus,

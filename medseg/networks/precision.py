@@ -31,13 +31,18 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> torch.dtype 
 
     Args:
         device: where the network runs.
-        wanted: "auto" takes bfloat16 where the hardware has it, "bf16" insists, "float32" declines.
+        wanted: "auto" takes bfloat16 where the hardware has it, "bf16" insists, "float32" declines; "fp16" is for inference on
+            CUDA, where it rounds 8 times finer than bfloat16 and overflows above 65504.
 
     Raises:
-        EnvironmentFault: bf16 is insisted on and the device lacks it.
+        EnvironmentFault: bf16 or fp16 is insisted on and the device lacks it.
     """
     if wanted == "float32":
         return None
+    if wanted == "fp16":
+        if device.type != "cuda":
+            raise EnvironmentFault(f"device {device.type}: computes no float16; set precision: auto or float32")
+        return torch.float16
     if has_bf16(device):
         return torch.bfloat16
     if wanted == "bf16":
@@ -67,5 +72,5 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def precision_name(dtype: torch.dtype | None) -> str:
-    """The precision as logs and records name it: bf16 or float32."""
-    return "bf16" if dtype is torch.bfloat16 else "float32"
+    """The precision as logs and records name it: bf16, fp16 or float32."""
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "float32") if dtype is not None else "float32"

@@ -56,11 +56,15 @@ class SkipDecoder(nn.Module):
 
     Args:
         deep_supervision: in training mode ``decode`` returns every stage's logits.
+
+    Attributes:
+        features_only: in eval mode answer with what the last layer would be given, for whoever applies that layer later.
     """
 
     def __init__(self, *, deep_supervision: bool) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
+        self.features_only = False
 
     def add_decoder(
         self,
@@ -104,7 +108,7 @@ class SkipDecoder(nn.Module):
         for i, (up, decoder, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=True)):
             x = decoder(torch.cat((up(x), skips[-2 - i]), dim=1))
             if every or i == last:
-                logits.append(head(x))
+                logits.append(x if self.features_only and not self.training else head(x))
         return logits[::-1] if every else logits[0]
 
 

@@ -3,7 +3,8 @@
 Windows are spread evenly as nnU-Net does it, weighted by a Gaussian and blended in float32. Windows stand on a product
 of per-axis positions and the Gaussian is a product of per-axis curves, so the sum of all weights at a voxel is one too:
 each axis' curves are divided by their sum beforehand, and no volume of weights nor a last division is needed. Beside
-the image, the one big array is the result: ``class_count`` x voxels x 4 bytes.
+the image, the one big array is the result: ``class_count`` x voxels x 4 bytes. Where that is too much, windows go along one
+axis and a buffer as deep as a window is enough: planes that no later window reaches are handed to a `Sink`.
 """
 
 from __future__ import annotations
@@ -11,20 +12,38 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from medseg.networks.blending import Blend, RollingBlend, Sink
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 Starts = tuple[int, int, int]
 Curves = list[npt.NDArray[np.float64]]
 
 _SIGMA_OF_PATCH = 0.125
-# On CPU, activations of a batch should stay in cache: 4 hippocampus windows a pass were a third faster than 9. On CUDA
-# the kernels want work, and four 128^3 windows fit the smallest cards in use.
-_BATCH_VOXELS = {"cpu": 4 * 40 * 56 * 40, "cuda": 4 * 128**3}
+# On CPU, activations of a batch should stay in cache: 2 hippocampus windows a pass were an eighth faster than 4, which were
+# a third faster than 9. On CUDA the kernels want work, and four 128^3 windows fit the smallest cards in use.
+_BATCH_VOXELS = {"cpu": 2 * 40 * 56 * 40, "cuda": 4 * 128**3}
 _MOST_WINDOWS = {"cpu": 4, "cuda": 32}
+# Resampling leaves a constant constant but for rounding: 1e-7 of it.
+_AS_GOOD_AS_LOWEST = 1e-5
+
+
+@dataclass
+class Tally:
+    """What a blend did.
+
+    Attributes:
+        windows: all of them.
+        skipped: those that held nothing but the lowest value and got the answer of the first such window.
+    """
+
+    windows: int = 0
+    skipped: int = 0
 
 
 def window_starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
@@ -52,6 +71,12 @@ def window_starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
     if count == 1:
         return (0,)
     return tuple(round(room / (count - 1) * index) for index in range(count))
+
+
+def window_count(shape_xyz: Sequence[int], patch_xyz: Sequence[int], overlap: float) -> int:
+    """Windows that an image of this shape takes, padding included; with a patch of one slice every slice has its own."""
+    sizes = zip(shape_xyz, patch_xyz, strict=True)
+    return math.prod(len(window_starts(max(size, patch), patch, overlap)) for size, patch in sizes)
 
 
 def importance_curve(patch: int) -> npt.NDArray[np.float64]:
@@ -94,16 +119,23 @@ class _Windows:
     """Where the windows of one scan are and how much each counts; the slices of a stack follow each other."""
 
     def __init__(
-        self, shape_xyz: Sequence[int], patch_xyz: Sequence[int], overlap: float, slice_axis: int | None = None
+        self,
+        shape_xyz: Sequence[int],
+        patch_xyz: Sequence[int],
+        overlap: float,
+        slice_axis: int | None = None,
+        first_axis: int | None = None,
     ) -> None:
         axes = [window_starts(size, patch, overlap) for size, patch in zip(shape_xyz, patch_xyz, strict=True)]
         self.shape = tuple(shape_xyz)
-        self._patch = tuple(patch_xyz)
+        self.patch = tuple(patch_xyz)
         self._shares = [_shares(*triple) for triple in zip(shape_xyz, patch_xyz, axes, strict=True)]
         self._alone = all(bool((share == 1).all()) for shares in self._shares for share in shares)
         places: Iterable[Starts] = itertools.product(*(range(len(starts)) for starts in axes))  # type: ignore[assignment]
         if slice_axis is not None:
             places = sorted(places, key=lambda place: place[:slice_axis] + place[slice_axis + 1 :])
+        if first_axis is not None:  # a stable sort: what stood together along the other axes still does
+            places = sorted(places, key=lambda place: place[first_axis])
         self._places = [(place, (axes[0][place[0]], axes[1][place[1]], axes[2][place[2]])) for place in places]
         self._slice_axis = slice_axis
         self._kept: tuple[Starts, torch.Tensor] | None = None
@@ -111,9 +143,13 @@ class _Windows:
     def __len__(self) -> int:
         return len(self._places)
 
+    def start(self, index: int, axis: int) -> int:
+        """First voxel of window ``index`` along an axis."""
+        return self._places[index][1][axis]
+
     def where(self, index: int) -> tuple[slice, ...]:
         """Slices of ``(channels, X, Y, Z)``."""
-        return slice(None), *(slice(s, s + p) for s, p in zip(self._places[index][1], self._patch, strict=True))
+        return slice(None), *(slice(s, s + p) for s, p in zip(self._places[index][1], self.patch, strict=True))
 
     def weight(self, index: int, device: torch.device) -> torch.Tensor | None:
         """(X, Y, Z) float32 share of window ``index``; None where no windows overlap, i.e. it is 1 everywhere."""
@@ -152,6 +188,17 @@ def _check_scores(scores: torch.Tensor, batch: torch.Tensor, class_count: int | 
         )
 
 
+def _is_lowest(padded: torch.Tensor) -> torch.Tensor:
+    """(X, Y, Z) bool on the CPU: whether a voxel has the lowest value of every channel."""
+    channels = padded.reshape(len(padded), -1)
+    low, high = channels.amin(dim=1), channels.amax(dim=1)
+    bound = low + _AS_GOOD_AS_LOWEST * (high - low)
+    lowest = padded[0] <= bound[0]
+    for channel, own in zip(padded[1:], bound[1:], strict=True):
+        lowest &= channel <= own
+    return lowest.cpu()
+
+
 @torch.inference_mode()
 def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     image: torch.Tensor,
@@ -165,6 +212,9 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     slice_axis: int | None = None,
     device: torch.device | str | None = None,
     precision: torch.dtype | None = None,
+    skip_background: bool = False,
+    sink: Sink | None = None,
+    tally: Tally | None = None,
 ) -> torch.Tensor:
     """Scores of a whole image, blended from overlapping windows in float32.
 
@@ -183,6 +233,10 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
         device: where the network computes, None where the image lies. With the image on the CPU and the network on CUDA,
             the big arrays stay in host memory and only windows travel.
         precision: autocast type such as ``torch.bfloat16``; None changes nothing.
+        skip_background: answer windows in which every voxel of every channel is the image's lowest (within 1e-5 of the range
+            of the channel) with the answer to the first of them. They are one window, many times over.
+        sink: takes the planes as they are finished; the result is empty then, and memory holds a window's depth of it.
+        tally: is told what was done.
 
     Returns:
         (K, X, Y, Z) float32 on the image's device. May be a view of a padded array.
@@ -198,42 +252,37 @@ def blend_windows(  # noqa: PLR0913 - plain values, one meaning each
     target = image.device if device is None else torch.device(device)
     shape = tuple(image.shape[1:])
     padding = _padding(shape, patch)
-    padded = torch.nn.functional.pad(image.float(), [n for pair in reversed(padding) for n in pair])
-    windows = _Windows(padded.shape[1:], patch, overlap, slice_axis)
+    padded = image.float()
+    if any(after for _, after in padding):
+        padded = torch.nn.functional.pad(padded, [n for pair in reversed(padding) for n in pair])
+    windows = _Windows(padded.shape[1:], patch, overlap, slice_axis, None if sink is None else sink.axis)
     mirrors = mirror_combinations([axis for axis in mirror_axes_xyz if axis != slice_axis])
-    blend = _Blend(windows, len(mirrors), image.device)
-    # A window's mirror copies come one after the other, so one window's sum is all that is kept between batches.
-    jobs = itertools.product(range(len(windows)), mirrors)
+    cut = tuple(slice(low, low + n) for (low, _), n in zip(padding, shape, strict=True))
+    kind = Blend if sink is None else RollingBlend
+    blend = kind(windows, len(mirrors), image.device, cut, sink)
+    jobs = _jobs(windows, mirrors, blend, _is_lowest(padded) if skip_background else None)
     for batch_jobs in _batches(jobs, batch_size or default_batch_size(patch, target)):
         copies = [padded[windows.where(window)].flip([1 + a for a in axes]) for window, axes in batch_jobs]
         batch = torch.stack(copies).to(target)
         scores = _forward(batch, network, slice_axis, precision)
         _check_scores(scores, batch, class_count)
         for (window, axes), score in zip(batch_jobs, scores, strict=True):
-            blend.add(window, score.flip([1 + a for a in axes]).float())
-    return blend.result[(slice(None), *(slice(low, low + n) for (low, _), n in zip(padding, shape, strict=True)))]
+            blend.add(window, score.flip([1 + a for a in axes]).float() if axes else score.float())
+        del scores, score  # before the next pass takes as much
+    if tally is not None:
+        tally.windows, tally.skipped = len(windows), blend.repeated
+    return blend.finish()
 
 
-class _Blend:
-    """The growing result: the mean of a window's mirror copies, times the window's share of each voxel, added up."""
-
-    def __init__(self, windows: _Windows, copies: int, device: torch.device) -> None:
-        self._windows, self._copies, self._device = windows, copies, device
-        self._sum: torch.Tensor | None = None
-        self._summed = 0
-        self.result = torch.empty(0)
-
-    def add(self, window: int, scores: torch.Tensor) -> None:
-        """Adds one copy's scores (K, X, Y, Z) float32; a window's copies must follow each other."""
-        if self.result.numel() == 0:
-            shape = (scores.shape[0], *self._windows.shape)
-            self.result = torch.zeros(shape, dtype=torch.float32, device=self._device)
-        self._sum = scores.clone() if self._sum is None else self._sum.add_(scores)
-        self._summed += 1
-        if self._summed == self._copies:
-            self._sum /= self._copies
-            weight = self._windows.weight(window, self._sum.device)
-            if weight is not None:
-                self._sum *= weight
-            self.result[self._windows.where(window)] += self._sum.to(self._device)
-            self._sum, self._summed = None, 0
+def _jobs(
+    windows: _Windows, mirrors: Sequence[tuple[int, ...]], blend: Blend, lowest: torch.Tensor | None
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(window, mirrored axes) that have to be computed; a window's mirror copies come one after the other."""
+    for window in range(len(windows)):
+        if lowest is not None and bool(lowest[windows.where(window)[1:]].all()):
+            if blend.background_window is not None:
+                blend.repeat(window)
+                continue
+            blend.background_window = window
+        for axes in mirrors:
+            yield window, axes

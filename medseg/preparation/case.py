@@ -36,6 +36,7 @@ from medseg.imaging import (
     spacing_xyz_mm,
     undo_axes,
 )
+from medseg.imaging.resampling import ScoreRows
 from medseg.imaging.volume import Affine
 from medseg.manifest.cases import Channel
 from medseg.preparation.grid import Grid, Shape, rows_of
@@ -55,7 +56,9 @@ def expand_channels(channels: Sequence[Channel]) -> tuple[Channel, ...]:
     expanded: list[Channel] = []
     for channel in channels:
         rgb = channel.name.casefold() == "rgb"
-        expanded += [Channel(name=name, unit=channel.unit) for name in _RGB] if rgb else [channel]
+        expanded += (
+            [Channel(name=name, unit=channel.unit, series=channel.series) for name in _RGB] if rgb else [channel]
+        )
     return tuple(expanded)
 
 
@@ -96,7 +99,7 @@ def load_case(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel])
     """
     volumes, names, rest = [], [], list(channels)
     for path, count in zip(images, channels_per_file(images, channels), strict=True):
-        volumes.append(read_volume(path, channels=count, unit=rest[0].unit))
+        volumes.append(read_volume(path, channels=count, unit=rest[0].unit, series=rest[0].series))
         names.append(rest[0].name)
         del rest[:count]
     return align_channels(volumes, names)
@@ -184,6 +187,23 @@ def prepared_grid(shape: Shape, affine: Affine, change: AxisChange, box: Box, pl
     )
 
 
+def full_grid(shape_xyz: Sequence[int], affine: Affine, plan: Plan) -> Grid:
+    """The grid of a scan that is known by its header alone, as if nothing were cropped off.
+
+    Args:
+        shape_xyz: of the scan as its file has it.
+        affine: likewise.
+        plan: for orientation and target spacing.
+
+    Raises:
+        ScanError: the prepared array would have more than 2^31 values.
+    """
+    shape: Shape = (shape_xyz[0], shape_xyz[1], shape_xyz[2])
+    change = axis_change(affine, orientation=plan.orientation, picture=plan.of_pictures)
+    x, y, z = (shape[axis] for axis in change.permutation)
+    return prepared_grid(shape, affine, change, ((0, 0, 0), (x, y, z)), plan)
+
+
 def target_spacing_xyz_mm(spacing_xyz_mm: Spacing, plan: Plan) -> Spacing:
     """Voxel size that a case with voxels of ``spacing_xyz_mm`` is resampled to: the plan's, but its own between 2D slices."""
     x, y, z = (
@@ -244,16 +264,24 @@ def prepare_labels(classes: ClassArray, grid: Grid) -> ClassArray:
     Raises:
         GeometryError: the label map has another shape than the scan.
     """
+    return resample_labels(cropped_labels(classes, grid), grid.prepared_shape, separate_axis=grid.separate_axis)
+
+
+def cropped_labels(classes: ClassArray, grid: Grid) -> ClassArray:
+    """A label map (X, Y, Z) of the scan's own grid, turned and cropped as the scan is, before resampling.
+
+    Raises:
+        GeometryError: the label map has another shape than the scan.
+    """
     if classes.shape != grid.original_shape:
         raise GeometryError(
             f"label map: has shape {list(classes.shape)}, expected the scan's {list(grid.original_shape)}"
         )
     turned = apply_axes(classes, AxisChange(grid.permutation, grid.flips))
-    cropped = np.ascontiguousarray(turned[tuple(map(slice, grid.crop_start, grid.crop_stop))])
-    return resample_labels(cropped, grid.prepared_shape, separate_axis=grid.separate_axis)
+    return np.ascontiguousarray(turned[tuple(map(slice, grid.crop_start, grid.crop_stop))])
 
 
-def restore_classes(scores: FloatArray, grid: Grid, regions: Regions | None = None) -> ClassArray:
+def restore_classes(scores: ScoreRows, grid: Grid, regions: Regions | None = None) -> ClassArray:
     """The class of every voxel of the scan's own grid.
 
     Args:
@@ -267,12 +295,16 @@ def restore_classes(scores: FloatArray, grid: Grid, regions: Regions | None = No
     """
     if scores.shape[1:] != grid.prepared_shape:
         raise GeometryError(f"scores: have shape {list(scores.shape[1:])}, expected {list(grid.prepared_shape)}")
-    oriented = np.zeros(grid.oriented_shape, np.uint8)
-    box, separate = tuple(map(slice, grid.crop_start, grid.crop_stop)), grid.separate_axis_back
+    separate = grid.separate_axis_back
     if regions is None:
-        oriented[box] = scores_to_classes(scores, grid.cropped_shape, separate_axis=separate)
-    else:
-        oriented[box] = regions.join(scores_to_sets(scores, grid.cropped_shape, separate_axis=separate))
+        return restored(scores_to_classes(scores, grid.cropped_shape, separate_axis=separate), grid)
+    return restored(regions.join(scores_to_sets(scores, grid.cropped_shape, separate_axis=separate)), grid)
+
+
+def restored(cropped: ClassArray, grid: Grid) -> ClassArray:
+    """Class indices of the turned, cropped grid on the scan's own: background outside the crop, axes turned back."""
+    oriented = np.zeros(grid.oriented_shape, np.uint8)
+    oriented[tuple(map(slice, grid.crop_start, grid.crop_stop))] = cropped
     return undo_axes(oriented, AxisChange(grid.permutation, grid.flips))
 
 

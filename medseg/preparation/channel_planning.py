@@ -58,6 +58,7 @@ def _channel_plan(channel: Channel, scheme: str, intensities: Intensities | None
     return ChannelPlan(
         name=channel.name,
         unit=channel.unit,
+        series=channel.series,
         scheme=scheme,  # type: ignore[arg-type]
         use_mask=masked and scheme in _MASKABLE,
         low=known.low if known else 0.0,

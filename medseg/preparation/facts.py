@@ -29,6 +29,8 @@ from medseg.imaging import (
     spacing_xyz_mm,
     to_classes,
 )
+from medseg.imaging.formats import format_of
+from medseg.imaging.structures import Naming
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import axis_change, nonzero_box
 from medseg.preparation.fingerprint import CaseGeometry, IntensitySketch, foreground_extent, sketch_intensities
@@ -48,6 +50,7 @@ class CaseInputs:
         names: of images then labels, as in the manifest; they key the memory of checksums.
         known: checksums of the files, in the order of ``names``, where they are known.
         labelled: names of the classes that were looked for; None where all were.
+        aliases: class name to other names that structures of label files have.
         facts_key: key of the facts that are kept of this case, or "".
     """
 
@@ -60,8 +63,14 @@ class CaseInputs:
     ignore: int | None
     orientation: Literal["RAS", "native"]
     labelled: tuple[str, ...] | None = None
+    aliases: tuple[tuple[str, tuple[str, ...]], ...] = ()
     facts_key: str = ""
     known: tuple[Fixed, ...] | None = None
+
+    @property
+    def naming(self) -> Naming:
+        """By which structures of label files are known."""
+        return Naming(dict(self.classes), dict(self.aliases))
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -74,13 +83,15 @@ class CaseInputs:
             "version": FACTS_VERSION,
             "files": [fixed.sha256 for fixed in inputs],
             "images": len(self.images),
-            "channels": [[channel.name, channel.unit] for channel in self.channels],
+            "channels": [[c.name, c.unit, *([c.series.model_dump()] if c.series else [])] for c in self.channels],
             "classes": [[name, list(values)] for name, values in self.classes],
             "ignore": self.ignore,
             "orientation": self.orientation,
         }
         if self.labelled is not None:  # only here, so that other cases' keys stay what they were
             made_of["labelled"] = list(self.labelled)
+        if self.aliases:
+            made_of["aliases"] = [[name, list(others)] for name, others in self.aliases]
         return sha256_json(made_of)
 
 
@@ -310,7 +321,7 @@ def _read_classes(
     faults, warnings = [], []
     for number, path in enumerate(inputs.labels):
         try:
-            label_map = read_label_map(path)
+            label_map = read_label_map(path, naming=inputs.naming, like=volume)
             if volume is not None and (
                 difference := grid_difference(label_map.shape, label_map.affine, volume.shape, volume.affine)
             ):
@@ -323,6 +334,8 @@ def _read_classes(
             faults.append(str(error))
             continue
         faults += _voxels_nobody_looked_for(classes, inputs, path.name)
+        if format_of(path).named and label_map.header is not None:
+            warnings += [f"{path.name}: {told}" for told in label_map.header.warnings]
         if not ((classes > 0) & (classes < 255)).any():
             warnings.append(f"{path.name}: the label map is empty, every voxel is background")
         if number == 0:

@@ -18,6 +18,7 @@ import numpy as np
 from monai.transforms import LoadImaged
 
 from medseg.adapters.reader import MedsegReader
+from medseg.config.sections import SeriesSection
 from medseg.imaging import Volume, read_header
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import align_channels, channels_per_file
@@ -37,26 +38,26 @@ def _quiet(logger_name: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=16)
-def _loader(channels: int, unit: str | None) -> LoadImaged:
+def _loader(channels: int, unit: str | None, series: SeriesSection | None) -> LoadImaged:
     # LoadImage makes every reader MONAI has, also those we don't use, and these complain of libraries they lack.
     with warnings.catch_warnings(), _quiet("monai.data.nvimgcodec_pydicom_plugin"):
         warnings.simplefilter("ignore")
-        return LoadImaged(keys="image", reader=MedsegReader(channels=channels, unit=unit))
+        return LoadImaged(keys="image", reader=MedsegReader(channels=channels, unit=unit, series=series))
 
 
 def load_scan(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel]) -> Volume:
     """As `medseg.preparation.case.load_case`, by way of MONAI."""
     volumes, names, rest = [], [], list(channels)
     for path, count in zip(images, channels_per_file(images, channels), strict=True):
-        volumes.append(_load(path, count, rest[0].unit))
+        volumes.append(_load(path, count, rest[0].unit, rest[0].series))
         names.append(rest[0].name)
         del rest[:count]
     return align_channels(volumes, names)
 
 
-def _load(path: Path, channels: int, unit: str | None) -> Volume:
+def _load(path: Path, channels: int, unit: str | None, series: SeriesSection | None) -> Volume:
     with _quiet("medseg.adapters.reader"):  # what it would warn of comes with the header, and prepare's table shows it
-        tensor = _loader(channels, unit)({"image": str(path)})["image"]
+        tensor = _loader(channels, unit, series)({"image": str(path)})["image"]
     array = np.asarray(tensor.as_tensor().numpy(), np.float32)
     affine = np.array(tensor.affine.numpy(), np.float64)
-    return Volume(array, affine, replace(read_header(path), warnings=tuple(tensor.meta["warnings"])))
+    return Volume(array, affine, replace(read_header(path, series=series), warnings=tuple(tensor.meta["warnings"])))

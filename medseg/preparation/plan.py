@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from medseg.config.base import Positive, PositiveInt, Section, Size, Spacing
+from medseg.config.sections import SeriesSection
 from medseg.imaging.regions import Regions, index_labels, regions_of
 
 Preset = Literal["plain", "small", "resenc_m", "resenc_l", "resenc_xl"]
@@ -18,7 +19,7 @@ class ChannelPlan(Section):
     ``ct`` clips to [low, high], then subtracts ``mean`` and divides by ``std`` (training foreground's); ``zscore`` uses each
     scan's own mean and SD (inside the nonzero mask where ``use_mask``); ``percentile`` clips to the scan's own 0.5 and 99.5
     percentiles before the z-score; ``range`` takes each scan's own minimum and maximum to 0 and 1; ``rgb`` divides by 255;
-    ``none`` leaves them.
+    ``none`` leaves them. ``series`` says which series of a DICOM folder is meant.
     """
 
     name: str
@@ -29,6 +30,15 @@ class ChannelPlan(Section):
     high: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    series: SeriesSection | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_series(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out where there is none: the keys of stores, made of this, stay what they were.
+        content: dict[str, Any] = plain(self)
+        if self.series is None:
+            content.pop("series", None)
+        return content
 
 
 class Alternative(Section):
@@ -75,6 +85,8 @@ class Plan(Section):
     labels: dict[str, tuple[int, ...]]
     """Class name to file values, background first; class k is the k-th. Where values overlap, see ``regions``."""
     ignore: int | None = None
+    label_table: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """The manifest's: colours and coded terms for files of other programs."""
     features: tuple[PositiveInt, ...]
     strides: tuple[Size, ...]
     kernel_sizes: tuple[Size, ...]

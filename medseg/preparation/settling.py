@@ -75,6 +75,7 @@ def settle_plan(
         section=section,
         device_gb=device_memory_gb(device),
     )
+    plan = plan.model_copy(update={"label_table": {name: dict(entry) for name, entry in manifest.label_table.items()}})
     write_json(output / "fingerprint.json", {**fingerprint.plain(), "made_with": made_with})
     write_plan(output / "plan.yaml", plan)
     return plan, []
@@ -100,7 +101,9 @@ def _made_with(section: PrepareSection, manifest: Manifest) -> dict[str, Any]:
     settings = section.model_dump(mode="json", exclude={"on_bad_case", "previous_work"})
     return {
         **{f"prepare.{key}": value for key, value in settings.items()},
-        "the manifest's channels": [[c.name, c.unit] for c in manifest.channels],
+        "the manifest's channels": [
+            [c.name, c.unit, *([c.series.model_dump()] if c.series else [])] for c in manifest.channels
+        ],
         "the manifest's labels": {name: list(values) for name, values in manifest.labels.items()},
         "the manifest's ignore": manifest.ignore,
     }

@@ -12,7 +12,7 @@ import logging
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,10 +27,11 @@ from medseg.preparation.checks import Checks, check_set
 from medseg.preparation.facts import CaseFacts, CaseInputs, FactsJournal, examine
 from medseg.preparation.inputs import Fixed, InputMemory
 from medseg.preparation.plan import Plan
+from medseg.preparation.previous import PreviousStage, refuse_other_scans
 from medseg.preparation.settling import fingerprint_of, settle_plan
 from medseg.preparation.store import case_path, index_content
 from medseg.preparation.work import CaseWork, end_with_server, prepare_case
-from medseg.runner.pool import Outcome, default_processes, run_cases
+from medseg.runner.pool import Outcome, RunCases, default_processes, run_cases
 from medseg.runner.progress import CaseProgress
 
 _LOG = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class PrepareReport:
         written: cases written to the store.
         failed: case id to reason, for cases that passed the checks and could not be written.
         drift: how far the training cases have moved from those the plan was made from.
+        previous: in a cascade, fold name to checksum of the first-stage model whose masks the store holds.
     """
 
     checks: Checks
@@ -63,6 +65,7 @@ class PrepareReport:
     written: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     drift: tuple[str, ...] = ()
+    previous: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def case_count(self) -> int:
@@ -72,7 +75,7 @@ class PrepareReport:
     @property
     def sha256(self) -> str:
         """Of which cases the store holds in which version; the same as `PreparedData.sha256`."""
-        return sha256_json(index_content(self.keys, self.checks.bad_cases))
+        return sha256_json(index_content(self.keys, self.checks.bad_cases, self.previous))
 
     @property
     def exit_code(self) -> int:
@@ -103,6 +106,8 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
     device: str | None = "cpu",
     processes: int | None = None,
     show: Callable[[Checks], None] | None = None,
+    previous: PreviousStage | None = None,
+    run: RunCases | None = None,
 ) -> PrepareReport:
     """Checks, plans and prepares a data set; what is done already stays.
 
@@ -119,9 +124,11 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
         device: that will train, as the command has it; a new plan is fitted to its memory.
         processes: cases at a time; None goes by cores and free memory.
         show: is given the findings before any work begins.
+        previous: the first stage's masks, where the section asks for a cascade's second stage.
+        run: does the cases, as a cluster does; None does them in processes of this machine.
 
     Raises:
-        InputError: there are bad cases and the section says stop, or none is left.
+        InputError: there are bad cases and the section says stop, none is left, or one lacks its first-stage mask.
         ChangedError: the kept plan was made with other settings.
         LockedError: another process prepares the same folder.
         EnvironmentFault: the disk is full or not writable.
@@ -129,7 +136,7 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
     with FolderLock(output):
         for folder in (output, output / "cases"):
             remove_stale_temporaries(folder)
-        examined = _examine_all(section, manifest, data_root, output, allow_outside, processes)
+        examined = _examine_all(section, manifest, data_root, output, allow_outside, processes, run)
         checks = check_set(manifest, examined.facts, examined.unread)
         write_json(output / "checks.json", checks.plain())
         if show is not None:
@@ -147,14 +154,23 @@ def run_prepare(  # noqa: PLR0913 - each is a flag of the command
         plan, drift = settle_plan(section, manifest, output, fingerprint, replan=replan, device=device)
         if plan_only:
             return PrepareReport(checks=checks, plan=plan, read=len(examined.read), drift=tuple(drift))
+        if previous is not None:
+            refuse_other_scans(previous, {case_id: _image_sha256s(examined, case_id) for case_id in good})
         return _store_all(
-            PrepareReport(checks=checks, plan=plan, read=len(examined.read), drift=tuple(drift)),
+            PrepareReport(
+                checks=checks,
+                plan=plan,
+                read=len(examined.read),
+                drift=tuple(drift),
+                previous={} if previous is None else previous.models,
+            ),
             plan,
-            [_work_of(examined, case_id, plan, output) for case_id in good],
+            [_work_of(examined, case_id, plan, output, previous) for case_id in good],
             output,
             manifest=manifest,
             processes=processes,
             verify=verify,
+            run=run,
         )
 
 
@@ -168,6 +184,7 @@ def _examine_all(
     output: Path,
     allow_outside: bool,
     processes: int | None,
+    run: RunCases | None,
 ) -> _Examined:
     memory, journal = InputMemory(output.parent / ".prepare-inputs.json"), FactsJournal(output / "facts.jsonl")
     found = _Examined({}, {}, {}, {})
@@ -186,7 +203,7 @@ def _examine_all(
         else:
             waiting.append((case.id, inputs))
     try:
-        _examine_waiting(waiting, found, memory, journal, processes)
+        _examine_waiting(waiting, found, memory, journal, processes, run)
     finally:
         memory.save()
     journal.put_in_order({case.id for case in cases})
@@ -212,6 +229,7 @@ def _inputs_of(
         ignore=manifest.ignore,
         orientation=section.orientation,
         labelled=case.labelled,
+        aliases=tuple(manifest.aliases.items()),
         facts_key=journal.key(case.id),
         known=memory.recall(names, (*resolved.images, *resolved.labels)),
     )
@@ -223,9 +241,10 @@ def _examine_waiting(
     memory: InputMemory,
     journal: FactsJournal,
     processes: int | None,
+    run: RunCases | None,
 ) -> None:
     count = processes or default_processes(_BYTES_PER_VALUE * _most_values([i for _, i in waiting]))
-    for outcome in _each("check", examine, waiting, count):
+    for outcome in _each("check", examine, waiting, count, run):
         inputs = found.inputs[outcome.case_id]
         if outcome.value is None:
             found.unread[outcome.case_id] = (str(outcome.error),)
@@ -250,19 +269,25 @@ def _most_values(cases: Sequence[CaseInputs]) -> int:
     most = 0
     for inputs in sorted(cases, key=size, reverse=True)[:_HEADERS_LOOKED_AT]:
         with contextlib.suppress(InputError):
-            x, y, z = read_header(inputs.images[0]).shape
+            x, y, z = read_header(inputs.images[0], series=inputs.channels[0].series).shape
             most = max(most, x * y * z * len(inputs.channels))
     return most
 
 
-def _each(what: str, task: Callable[[T], R], items: Sequence[tuple[str, T]], processes: int) -> Iterator[Outcome[R]]:
+def _each(
+    what: str, task: Callable[[T], R], items: Sequence[tuple[str, T]], processes: int, run: RunCases | None
+) -> Iterator[Outcome[R]]:
     """Outcomes of all items, with progress; a fault of the machine ends the stage at once."""
     if not items:
         return
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["medseg.preparation.warm"])
-    with CaseProgress(what, len(items)) as progress:
+    if run is None:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["medseg.preparation.warm"])
         guarded = partial(end_with_server, task)
-        for outcome in run_cases(guarded, items, processes=min(processes, len(items)), start="forkserver"):
+        outcomes = run_cases(guarded, items, processes=min(processes, len(items)), start="forkserver")
+    else:
+        outcomes = run(task, items)
+    with CaseProgress(what, len(items)) as progress:
+        for outcome in outcomes:
             if outcome.exit_code == _ENVIRONMENT:
                 raise EnvironmentFault(str(outcome.error))
             progress.advance()
@@ -272,14 +297,22 @@ def _each(what: str, task: Callable[[T], R], items: Sequence[tuple[str, T]], pro
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
-def _work_of(examined: _Examined, case_id: str, plan: Plan, output: Path) -> CaseWork:
+def _image_sha256s(examined: _Examined, case_id: str) -> list[str]:
+    count = len(examined.inputs[case_id].images)
+    return [fixed.sha256 for fixed in examined.files[case_id][:count]]
+
+
+def _work_of(
+    examined: _Examined, case_id: str, plan: Plan, output: Path, previous: PreviousStage | None
+) -> CaseWork:
     facts, inputs = examined.facts[case_id], examined.inputs[case_id]
     assert facts.geometry is not None  # a case without is a bad one
     geometry = facts.geometry
     target = target_spacing_xyz_mm(geometry.spacing_xyz_mm, plan)
     prepared = resampled_shape(geometry.shape_xyz, geometry.spacing_xyz_mm, target)
     values = max(math.prod(facts.shape_xyz), math.prod(prepared)) * len(plan.channels)
-    return CaseWork.of(inputs, examined.files[case_id], plan, values, output)
+    mask = None if previous is None else previous.masks[case_id].path
+    return CaseWork.of(inputs, examined.files[case_id], plan, values, output, previous=mask)
 
 
 def _store_all(
@@ -291,6 +324,7 @@ def _store_all(
     manifest: Manifest,
     processes: int | None,
     verify: bool,
+    run: RunCases | None,
 ) -> PrepareReport:
     waiting = [(work.id, work) for work in works if verify or not work.path.is_file()]
     largest = max((work.values for _, work in waiting), default=0)
@@ -301,6 +335,7 @@ def _store_all(
         partial(prepare_case, plan=plan, verify=verify),
         waiting,
         processes or default_processes(_BYTES_PER_VALUE * largest),
+        run,
     ):
         if outcome.kind == "ok":
             written += bool(outcome.value)
@@ -311,17 +346,9 @@ def _store_all(
         raise InputError(
             f"{manifest.name}: no case could be prepared; the first reason: {next(iter(failed.values()), '')}"
         )
-    write_json(output / "index.json", index_content(keys, report.checks.bad_cases))
+    write_json(output / "index.json", index_content(keys, report.checks.bad_cases, report.previous))
     _remove_others(output, keys)
-    return PrepareReport(
-        checks=report.checks,
-        plan=plan,
-        keys=keys,
-        read=report.read,
-        written=written,
-        failed=failed,
-        drift=report.drift,
-    )
+    return replace(report, keys=keys, written=written, failed=failed)
 
 
 def _remove_others(output: Path, keys: Mapping[str, str]) -> None:

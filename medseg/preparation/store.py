@@ -1,9 +1,9 @@
 """The prepared data on disk: one file per case, read patch by patch.
 
-``<prepared>/cases/<id>.<key>.bin`` holds, one after the other: the image in chunks, the labels in chunks, a bounded sample of
-voxels per class, a table with offset, length and CRC-32 of each of these blocks, a JSON object that says what the case is,
-and a footer that finds it. A patch is read with one ``pread`` per run of neighbouring chunks, and every block that is read
-is checked. Why this and not blosc2: ``docs/store.md``.
+``<prepared>/cases/<id>.<key>.bin`` holds, one after the other: the image in chunks, the labels in chunks, in a cascade the mask
+of its first stage in chunks, a bounded sample of voxels per class, a table with offset, length and CRC-32 of each of these
+blocks, a JSON object that says what the case is, and a footer that finds it. A patch is read with one ``pread`` per run of
+neighbouring chunks, and every block that is read is checked. Why this and not blosc2: ``docs/store.md``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -100,6 +100,11 @@ class StoredCase:
         return bool(self._about["has_labels"])
 
     @property
+    def has_previous(self) -> bool:
+        """Whether the case holds the mask of a cascade's first stage."""
+        return bool(self._about.get("has_previous", False))
+
+    @property
     def labelled(self) -> tuple[str, ...] | None:
         """Names of the classes that were looked for in the case, without background; None where all were."""
         names = self._about.get("labelled")
@@ -153,6 +158,20 @@ class StoredCase:
         """The whole case, as `read_patch` gives it."""
         return self.read_patch((0, 0, 0), self.shape_xyz)
 
+    def read_previous(self, start_xyz: tuple[int, int, int], size_xyz: tuple[int, int, int]) -> LabelArray:
+        """The box of the first stage's mask: (X, Y, Z) uint8 class indices, 0 beyond the border; as `read_patch`.
+
+        Raises:
+            DamagedFileError: a chunk does not have its checksum, the file is cut, or it holds no such mask.
+        """
+        if not self.has_previous:
+            raise self.damaged("it holds no mask of the first stage")
+        mask = np.zeros(size_xyz, np.uint8)
+        first = self._image_layout.count + (self._label_layout.count if self.has_labels else 0)
+        with self._open() as reader:
+            self._fill(reader, self._label_layout, first, np.dtype(np.uint8), start_xyz, mask[np.newaxis])
+        return mask
+
     def _fill(
         self,
         reader: _Reader,
@@ -180,9 +199,8 @@ class StoredCase:
         order: list[int] = self._about["location_classes"]
         if class_index not in order:
             return np.zeros((0, 3), np.int64)
-        block = (
-            self._image_layout.count + (self._label_layout.count if self.has_labels else 0) + order.index(class_index)
-        )
+        label_maps = int(self.has_labels) + int(self.has_previous)
+        block = self._image_layout.count + label_maps * self._label_layout.count + order.index(class_index)
         with self._open() as reader:
             flat = np.frombuffer(next(reader.blocks(self._table[block : block + 1])), "<u4").astype(np.int64)
         return np.stack(np.unravel_index(flat, self.shape_xyz), axis=1)
@@ -271,9 +289,22 @@ def case_path(folder: Path, case_id: str, key: str) -> Path:
     return folder / "cases" / f"{case_id}.{key}.bin"
 
 
-def index_content(keys: Mapping[str, str], skipped: Sequence[str]) -> dict[str, Any]:
-    """What ``index.json`` holds: case id to key, and the ids of cases that were left out because they are bad."""
-    return {"format": STORE_FORMAT, "cases": dict(sorted(keys.items())), "skipped": sorted(skipped)}
+def index_content(
+    keys: Mapping[str, str], skipped: Sequence[str], previous: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What ``index.json`` holds.
+
+    Args:
+        keys: case id to key.
+        skipped: ids of cases that were left out because they are bad.
+        previous: in a cascade, fold name to checksum of the first-stage model whose masks the cases hold.
+    """
+    content: dict[str, Any] = {
+        "format": STORE_FORMAT,
+        "cases": dict(sorted(keys.items())),
+        "skipped": sorted(skipped),
+    }
+    return content | ({"previous": dict(sorted(previous.items()))} if previous else {})
 
 
 class _Cases(Mapping[str, StoredCase]):
@@ -305,6 +336,7 @@ class PreparedData:
         cases: by id, sorted.
         sha256: of which cases it holds in which version.
         skipped: ids of cases of the manifest that were left out because they are bad.
+        previous: in a cascade, fold name to checksum of the first-stage model whose masks the cases hold.
     """
 
     folder: Path
@@ -312,6 +344,7 @@ class PreparedData:
     cases: Mapping[str, StoredCase]
     sha256: str
     skipped: tuple[str, ...] = ()
+    previous: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -335,5 +368,10 @@ class PreparedData:
             )
         keys: dict[str, str] = index["cases"]
         return cls(
-            folder, read_plan(folder / "plan.yaml"), _Cases(folder, keys), sha256_json(index), tuple(index["skipped"])
+            folder,
+            read_plan(folder / "plan.yaml"),
+            _Cases(folder, keys),
+            sha256_json(index),
+            tuple(index["skipped"]),
+            index.get("previous", {}),
         )

@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from medseg.durable import sha256_json
 from medseg.errors import DamagedFileError
-from medseg.imaging import read_label_map, to_classes
+from medseg.imaging import Header, read_label_map, to_classes
 from medseg.preparation.case import prepare_image, prepare_labels
 from medseg.preparation.facts import CaseInputs
-from medseg.preparation.inputs import Fixed, must_be_unchanged
+from medseg.preparation.grid import Grid
+from medseg.preparation.inputs import Fixed, fix, must_be_unchanged
 from medseg.preparation.locations import sample_locations
 from medseg.preparation.plan import Plan
+from medseg.preparation.previous import prepare_previous
 from medseg.preparation.store import STORE_FORMAT, StoredCase, case_path
 from medseg.preparation.writing import CHUNK_PLANAR_XYZ, CHUNK_XYZ, WHOLE_BELOW_VOXELS, write_case
 from medseg.runner.worker import die_with_parent
@@ -38,6 +40,7 @@ class CaseWork:
         files: checksums of the inputs, which the key is made of.
         path: of the case's file.
         values: voxel values of scan and prepared array, whichever are more; for the memory estimate.
+        previous: the first stage's mask and its checksum, in a cascade.
     """
 
     id: str
@@ -46,10 +49,24 @@ class CaseWork:
     key: str
     path: Path
     values: int
+    previous: tuple[Path, Fixed] | None = None
 
     @classmethod
-    def of(cls, inputs: CaseInputs, files: Sequence[Fixed], plan: Plan, values: int, output: Path) -> CaseWork:
-        """The work for a case of the prepared folder ``output``; its key is made of its files and the plan."""
+    def of(
+        cls,
+        inputs: CaseInputs,
+        files: Sequence[Fixed],
+        plan: Plan,
+        values: int,
+        output: Path,
+        *,
+        previous: Path | None = None,
+    ) -> CaseWork:
+        """The work for a case of the prepared folder ``output``; its key is made of its files and the plan.
+
+        Raises:
+            ScanError: the mask of the first stage can't be read.
+        """
         shaping = plan.model_dump(
             mode="json",
             include={"dimensions", "orientation", "spacing_xyz_mm", "channels", "labels", "ignore", "stored_dtype"},
@@ -67,6 +84,11 @@ class CaseWork:
             made_of["slices across"] = plan.through_plane_axis
         if inputs.labelled is not None:
             made_of["labelled"] = list(inputs.labelled)
+        if inputs.aliases:
+            made_of["aliases"] = [[name, list(others)] for name, others in inputs.aliases]
+        mask = None if previous is None else (previous, fix(previous))
+        if mask is not None:
+            made_of["previous"] = mask[1].sha256
         key = sha256_json(made_of)[:16]
         return cls(
             id=inputs.id,
@@ -75,6 +97,7 @@ class CaseWork:
             key=key,
             path=case_path(output, inputs.id, key),
             values=values,
+            previous=mask,
         )
 
 
@@ -105,7 +128,8 @@ def prepare_case(work: CaseWork, *, plan: Plan, verify: bool = False) -> bool:
     from medseg.preparation.loading import load_scan
 
     image, grid = prepare_image(load_scan(work.inputs.images, plan.channels), plan)
-    labels = prepare_labels(_classes(work.inputs), grid) if work.inputs.labels else None
+    labels = prepare_labels(_classes(work.inputs, grid), grid) if work.inputs.labels else None
+    previous = None if work.previous is None else prepare_previous(_previous_classes(work), grid)
     for path, fixed in zip(work.inputs.paths, work.files, strict=True):
         must_be_unchanged(path, fixed.stamp)
     write_case(
@@ -117,6 +141,7 @@ def prepare_case(work: CaseWork, *, plan: Plan, verify: bool = False) -> bool:
         dtype=plan.stored_dtype,
         slice_axis=plan.slice_axis,
         labelled=work.inputs.labelled,
+        previous=previous,
     )
     return True
 
@@ -129,6 +154,16 @@ def _is_sound(case: StoredCase) -> bool:
     return True
 
 
-def _classes(inputs: CaseInputs) -> npt.NDArray[np.uint8]:
-    path = inputs.labels[0]
-    return to_classes(read_label_map(path), dict(inputs.classes), ignore=inputs.ignore, name=path.name)
+def _previous_classes(work: CaseWork) -> npt.NDArray[np.uint8]:
+    assert work.previous is not None
+    path, fixed = work.previous
+    classes = to_classes(read_label_map(path), dict(work.inputs.classes), ignore=None, name=path.name)
+    must_be_unchanged(path, fixed.stamp)
+    return classes
+
+
+def _classes(inputs: CaseInputs, grid: Grid) -> npt.NDArray[np.uint8]:
+    path, labels = inputs.labels[0], dict(inputs.classes)
+    scan = Header(shape=grid.original_shape, affine=np.array(grid.original_affine))
+    label_map = read_label_map(path, naming=inputs.naming, like=scan)
+    return to_classes(label_map, labels, ignore=inputs.ignore, name=path.name)

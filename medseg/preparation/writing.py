@@ -34,6 +34,7 @@ def write_case(
     dtype: str,
     slice_axis: int | None = None,
     labelled: Sequence[str] | None = None,
+    previous: npt.NDArray[np.uint8] | None = None,
 ) -> None:
     """Writes a case's file atomically and durably. Equal values give equal bytes.
 
@@ -46,6 +47,7 @@ def write_case(
         dtype: "float16" (values are clipped to its finite range) or "float32".
         slice_axis: axis along which patches have one voxel; a chunk then lies in one slice.
         labelled: names of the classes that were looked for; None where all were.
+        previous: (X, Y, Z) uint8 class indices of a cascade's first stage, or None.
 
     Raises:
         EnvironmentFault: the disk is full or the folder is not writable.
@@ -58,6 +60,8 @@ def write_case(
         _write_chunks(stream, table, image, chunk, np.dtype(dtype))
         if labels is not None:
             _write_chunks(stream, table, labels[np.newaxis], chunk, np.dtype(np.uint8))
+        if previous is not None:
+            _write_chunks(stream, table, previous[np.newaxis], chunk, np.dtype(np.uint8))
         for index in sorted(locations):
             _write_block(stream, table, np.ascontiguousarray(locations[index], "<u4").tobytes())
         data = np.array(table, TABLE_DTYPE).tobytes()
@@ -74,6 +78,8 @@ def write_case(
         }
         if labelled is not None:
             about["labelled"] = list(labelled)
+        if previous is not None:
+            about["has_previous"] = True
         stream.write(data)
         text = json.dumps(about, indent=1, allow_nan=False).encode()
         footer = FOOTER.pack(stream.tell(), len(text), zlib.crc32(text), MARK)

@@ -26,6 +26,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from medseg.errors import EnvironmentFault
 from medseg.runner.resources import available_cores, default_processes
+from medseg.runner.transfer import receive
 from medseg.runner.worker import Kind, Reply, call, work
 
 __all__ = ["Outcome", "default_processes", "run_cases"]
@@ -92,7 +93,7 @@ def run_cases(
         EnvironmentFault: no worker can be started.
     """
     if processes <= 1 and timeout_seconds is None:
-        yield from (_outcome(case_id, *_timed_in_process(task, item)) for case_id, item in items)
+        yield from (outcome_of(case_id, *_timed_in_process(task, item)) for case_id, item in items)
         return
     pool = _Pool(task, min(max(1, processes), len(items)), timeout_seconds, start)
     try:
@@ -106,7 +107,8 @@ def _timed_in_process(task: Callable[[T], R], item: T) -> tuple[Reply, float]:
     return call(task, item), time.monotonic() - began
 
 
-def _outcome(case_id: str, reply: Reply, seconds: float) -> Outcome[Any]:
+def outcome_of(case_id: str, reply: Reply, seconds: float) -> Outcome[Any]:
+    """A worker's reply as the case's outcome; what it logged is logged here."""
     for name, level, message in reply.records:
         logging.getLogger(name).log(level, "%s: %s", case_id, message)
     if reply.trace:
@@ -125,10 +127,16 @@ def _outcome(case_id: str, reply: Reply, seconds: float) -> Outcome[Any]:
 
 
 @dataclass
-class _Job:
+class Job:
+    """One case, and how often it was handed out."""
+
     case_id: str
     item: Any
     tries: int = 0
+
+
+RunCases = Callable[[Callable[[Any], Any], Sequence[tuple[str, Any]]], Iterator[Outcome[Any]]]
+"""What runs a task on items, here or on a cluster: `run_cases` with its processes given, or `Cluster.run_cases`."""
 
 
 @contextlib.contextmanager
@@ -142,7 +150,7 @@ def _unknown_main() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-class _Worker:
+class WorkerProcess:
     """One process, its pipe and the case it has."""
 
     def __init__(self, context: BaseContext, payload: bytes, threads: int, *, direct_child: bool) -> None:
@@ -160,12 +168,13 @@ class _Worker:
             self.process.start()
         theirs.close()
         self.ready = False
-        self.job: _Job | None = None
+        self.job: Job | None = None
         self.since = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # dead already: its sentinel says so next
             self.pipe.send_bytes(payload)
 
-    def give(self, job: _Job) -> None:
+    def give(self, job: Job) -> None:
+        """Hands it a case."""
         job.tries += 1
         self.job, self.since = job, time.monotonic()
         self.pipe.send(job.item)
@@ -180,11 +189,12 @@ class _Worker:
     def reply(self) -> Reply | None:
         """What it sent, or None if it is dead."""
         try:
-            return self.pipe.recv() if self.pipe.poll() else None
+            return receive(self.pipe) if self.pipe.poll() else None
         except (EOFError, OSError):
             return None
 
     def stop(self, grace_seconds: float = _GRACE_SECONDS) -> None:
+        """Ends it: at once if it has a case, else as soon as it sees its pipe closed."""
         self.pipe.close()
         if self.job is not None or not self.ready:
             self.process.terminate()
@@ -208,13 +218,13 @@ class _Pool(Generic[T, R]):
         self._payload = pickle.dumps(task)
         self._processes = processes
         self._timeout_seconds = timeout_seconds
-        self._workers: list[_Worker] = []
-        self._waiting: deque[_Job] = deque()
-        self._again: deque[_Job] = deque()
+        self._workers: list[WorkerProcess] = []
+        self._waiting: deque[Job] = deque()
+        self._again: deque[Job] = deque()
         self._false_starts = 0
 
     def run(self, items: Sequence[tuple[str, T]]) -> Iterator[Outcome[R]]:
-        self._waiting.extend(_Job(case_id, item) for case_id, item in items)
+        self._waiting.extend(Job(case_id, item) for case_id, item in items)
         left = len(self._waiting)
         while left:
             self._hand_out()
@@ -235,7 +245,7 @@ class _Pool(Generic[T, R]):
         wanted = busy + len(self._waiting) if self._waiting else 1
         while len(self._workers) < min(self._processes, wanted):
             threads = max(1, available_cores() // self._processes)
-            self._workers.append(_Worker(self._context, self._payload, threads, direct_child=self._direct_child))
+            self._workers.append(WorkerProcess(self._context, self._payload, threads, direct_child=self._direct_child))
         for worker in self._workers:
             if worker.ready and worker.job is None and self._waiting:
                 self._give(worker, self._waiting.popleft())
@@ -244,7 +254,7 @@ class _Pool(Generic[T, R]):
                 self._give(worker, self._again.popleft())
                 busy += 1
 
-    def _give(self, worker: _Worker, job: _Job) -> None:
+    def _give(self, worker: WorkerProcess, job: Job) -> None:
         # One that died idle shows by its sentinel next; the case has then used up this try.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.give(job)
@@ -272,21 +282,21 @@ class _Pool(Generic[T, R]):
         since = [worker.since for worker in self._workers if worker.job is not None]
         return max(0.0, min(since) + self._timeout_seconds - time.monotonic()) if since else None
 
-    def _overdue(self, worker: _Worker) -> bool:
+    def _overdue(self, worker: WorkerProcess) -> bool:
         limit = self._timeout_seconds
         return limit is not None and worker.job is not None and time.monotonic() - worker.since >= limit
 
-    def _settle(self, worker: _Worker, reply: Reply) -> Outcome[R] | None:
+    def _settle(self, worker: WorkerProcess, reply: Reply) -> Outcome[R] | None:
         job, worker.job = worker.job, None
         if job is not None:
-            return _outcome(job.case_id, reply, time.monotonic() - worker.since)
+            return outcome_of(job.case_id, reply, time.monotonic() - worker.since)
         if reply.kind != "ok":
             logger.debug("worker: %s", reply.trace)
             raise RuntimeError(f"a worker process can't load the task: {reply.error}")
         worker.ready, self._false_starts = True, 0
         return None
 
-    def _bury(self, worker: _Worker) -> Outcome[R] | None:
+    def _bury(self, worker: WorkerProcess) -> Outcome[R] | None:
         job, seconds = worker.job, time.monotonic() - worker.since
         worker.process.join(_GRACE_SECONDS)
         code = worker.process.exitcode
@@ -303,22 +313,23 @@ class _Pool(Generic[T, R]):
             logger.warning("%s: its worker was killed; it is tried once more at the end, alone", job.case_id)
             self._again.append(job)
             return None
-        reply = Reply("died", error=f"worker killed twice ({_cause(code)}); give it more memory", exit_code=1)
-        return _outcome(job.case_id, reply, seconds)
+        reply = Reply("died", error=f"worker killed twice ({cause_of(code)}); give it more memory", exit_code=1)
+        return outcome_of(job.case_id, reply, seconds)
 
-    def _give_up(self, worker: _Worker) -> Outcome[R]:
+    def _give_up(self, worker: WorkerProcess) -> Outcome[R]:
         assert worker.job is not None
         job, seconds = worker.job, time.monotonic() - worker.since
         self._drop(worker)
         limit = f"took longer than {self._timeout_seconds:g} s and was stopped; raise the limit or look at the file"
-        return _outcome(job.case_id, Reply("timeout", error=limit, exit_code=1), seconds)
+        return outcome_of(job.case_id, Reply("timeout", error=limit, exit_code=1), seconds)
 
-    def _drop(self, worker: _Worker) -> None:
+    def _drop(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         worker.stop()
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of(exit_code: int | None) -> str:
+    """Why a process ended, in a word or two."""
     if exit_code == -signal.SIGKILL:
         return "out of memory?"
     if exit_code is not None and exit_code < 0:

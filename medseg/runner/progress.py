@@ -27,7 +27,7 @@ class CaseProgress:
 
     def __init__(self, what: str, total: int, *, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
-        self._first_done = done
+        self._first_done, self._free = done, 0
         self._first_at: float | None = None
         self._last_line = time.monotonic()
         self._bar: Progress | None = None
@@ -41,31 +41,34 @@ class CaseProgress:
 
     def _start_bar(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        left = TextColumn("{task.fields[left]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._row = self._bar.add_task(self.what, total=self.total, completed=self.done)
+        self._row = self._bar.add_task(self.what, total=self.total, completed=self.done, left="")
         self._bar.start()
 
-    def advance(self, count: int = 1) -> None:
-        """Counts ``count`` more cases as done."""
+    def advance(self, count: int = 1, *, free: bool = False) -> None:
+        """Counts ``count`` more cases as done; ``free`` ones took no work and say nothing about the speed."""
         self.done += count
-        if self._first_at is None:
-            self._first_done, self._first_at = self.done, time.monotonic()
+        if free:
+            self._free += count
+        elif self._first_at is None:
+            self._free, self._first_done, self._first_at = 0, self.done, time.monotonic()
         if self._bar is not None and self._row is not None:
-            self._bar.advance(self._row, count)
+            self._bar.update(self._row, advance=count, left=self._time_left().lstrip(", "))
         elif time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
             logger.info("%s: %d of %d%s", self.what, self.done, self.total, self._time_left())
 
     def _time_left(self) -> str:
         # From the first finished case on: before it lies the workers' start, which is paid once.
-        worked = self.done - self._first_done
+        worked = self.done - self._first_done - self._free
         if worked <= 0 or self.done >= self.total or self._first_at is None:
             return ""
         seconds = (time.monotonic() - self._first_at) / worked * (self.total - self.done)
-        return f", about {_plain_duration(seconds)} left"
+        return f", about {plain_duration(seconds)} left"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,7 +107,7 @@ class StepProgress:
             self._cases.__exit__(kind, error, trace)
 
 
-def _plain_duration(seconds: float) -> str:
+def plain_duration(seconds: float) -> str:
     """A duration as people say it: "40 s", "3 min", "2.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -26,6 +26,15 @@ def available_memory_bytes() -> int:
     return max(0, free)
 
 
+def total_memory_bytes() -> int:
+    """All memory that this process could ever have: the machine's, or its control group's limit."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    total = int(fields["MemTotal"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or another layout of control groups
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
 def default_processes(memory_per_case_bytes: int) -> int:
     """How many cases to run at once: one per core, as long as they fit into 80 % of the free memory; at least 1."""
     if memory_per_case_bytes <= 0:

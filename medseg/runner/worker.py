@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
 from medseg.errors import MedsegError
+from medseg.runner.transfer import send
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +55,7 @@ def _described(error: Exception) -> str:
     return f"stopped by {type(error).__name__}{reason}; --debug shows where"
 
 
-class _Records(logging.Handler):
+class Records(logging.Handler):
     """Keeps what a case logs, for the parent to log under its own settings."""
 
     def __init__(self) -> None:
@@ -62,9 +63,11 @@ class _Records(logging.Handler):
         self.kept: list[tuple[str, int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keeps one."""
         self.kept.append((record.name, record.levelno, record.getMessage()))
 
     def take(self) -> tuple[tuple[str, int, str], ...]:
+        """(logger, level, text) of each so far, which are let go."""
         kept, self.kept = tuple(self.kept), []
         return kept
 
@@ -103,7 +106,7 @@ def work(pipe: Connection, command_pid: int, *, direct_child: bool, threads: int
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave)
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    records = _Records()
+    records = Records()
     logging.basicConfig(handlers=[records], level=level)
     logging.captureWarnings(True)
     try:
@@ -111,11 +114,11 @@ def work(pipe: Connection, command_pid: int, *, direct_child: bool, threads: int
     except EOFError:
         return
     except Exception as error:  # noqa: BLE001 - reported to the parent, which raises
-        pipe.send(Reply("failed", error=_described(error), trace=traceback.format_exc()))
+        send(pipe, Reply("failed", error=_described(error), trace=traceback.format_exc()))
         return
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    pipe.send(Reply("ok"))
+    send(pipe, Reply("ok"))
     while True:
         try:
             item = pipe.recv()
@@ -127,6 +130,6 @@ def work(pipe: Connection, command_pid: int, *, direct_child: bool, threads: int
 
 def _send(pipe: Connection, reply: Reply) -> None:
     try:
-        pipe.send(reply)
+        send(pipe, reply)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        pipe.send(Reply("failed", error=_described(error), exit_code=1, trace=traceback.format_exc()))
+        send(pipe, Reply("failed", error=_described(error), exit_code=1, trace=traceback.format_exc()))

@@ -34,7 +34,7 @@ def architecture_of(section: NetworkSection, plan: Plan) -> dict[str, Any]:
     values: dict[str, Any] = {
         "kind": section.kind,
         "dimensions": plan.dimensions,
-        "channels": len(plan.channels),
+        "channels": plan.input_count,
         "classes": plan.output_count,
     }
     strides, kernels = (

@@ -7,7 +7,7 @@ work as suits them. What happens to a sample is drawn in `medseg.augmentation.dr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ from medseg.augmentation.affine import Box, box_around, resample_box
 from medseg.augmentation.drawing import IntensityDraw, SpatialDraw
 from medseg.augmentation.gathering import Turned, resample_boxes
 from medseg.augmentation.intensity import change_intensities
-from medseg.training.sampling import PatchSource, Triple
+from medseg.augmentation.previous import PreviousDraw
+from medseg.training.sampling import PatchSource, PreviousSource, Triple
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Sample:
         image: (C, *shape) float32 and ``labels`` (*shape) uint8: the patch, or where it is turned the box it covers.
         spatial, intensity: what is still to be done to it.
         box: where the turned patch lies; None where it is neither turned nor scaled.
+        previous: (*shape) uint8, the first stage's mask, and ``previous_draw``, what is still to be done to it; in a cascade.
     """
 
     case_id: str
@@ -38,18 +40,30 @@ class Sample:
     spatial: SpatialDraw
     intensity: IntensityDraw
     box: Box | None
+    previous: npt.NDArray[np.uint8] | None = None
+    previous_draw: PreviousDraw | None = None
 
 
 def read_sample(
-    source: PatchSource, start_xyz: Triple, size_xyz: Triple, spatial: SpatialDraw, intensity: IntensityDraw
+    source: PatchSource,
+    start_xyz: Triple,
+    size_xyz: Triple,
+    spatial: SpatialDraw,
+    intensity: IntensityDraw,
+    previous: PreviousDraw | None = None,
 ) -> Sample:
-    """Reads the patch at ``start_xyz``, or the box that it covers when turned. Beyond the scan image and labels are 0."""
-    if spatial.matrix is None:
-        image, labels = source.read_patch(start_xyz, size_xyz)
-        return Sample(source.id, image, labels, spatial, intensity, None)
-    box = box_around(spatial.with_mirrors, start_xyz, size_xyz)
-    image, labels = source.read_patch(box.start_xyz, box.shape_xyz)
-    return Sample(source.id, image, labels, spatial, intensity, box)
+    """Reads the patch at ``start_xyz``, or the box that it covers when turned. Beyond the scan image and labels are 0.
+
+    With ``previous`` the first stage's mask is read too; ``source`` is a ``StoredCase`` then.
+    """
+    box = None if spatial.matrix is None else box_around(spatial.with_mirrors, start_xyz, size_xyz)
+    start, shape = (start_xyz, size_xyz) if box is None else (box.start_xyz, box.shape_xyz)
+    image, labels = source.read_patch(start, shape)
+    sample = Sample(source.id, image, labels, spatial, intensity, box)
+    if previous is None:
+        return sample
+    assert isinstance(source, PreviousSource)
+    return replace(sample, previous=source.read_previous(start, shape), previous_draw=previous)
 
 
 def make_tensors(

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from medseg.augmentation.drawing import draw_intensity, draw_spatial, in_plane_axis, largest_rotation, mirror_axes
+from medseg.augmentation.previous import draw_previous
 from medseg.config.train_sections import TrainSection
 from medseg.preparation.plan import Plan
 from medseg.training.augmentation import Sample, make_tensors, read_sample, side_labels
 from medseg.training.batch import Batch
-from medseg.training.sampling import PatchSource, draw_patch
+from medseg.training.previous import join_previous
+from medseg.training.sampling import PatchSource, draw_patch, sample_rng
 
 if TYPE_CHECKING:
     from medseg.adapters.monai_random import ExtraTransforms
@@ -60,6 +62,8 @@ class BatchMaker:
             only_axis=self._only_axis,
             extra=self.extra,
         )
+        if count := self.plan.previous_channels:
+            images = join_previous(images, samples, self.plan.patch_size_xyz, count=count, extra=self.extra)
         if (axis := self.plan.slice_axis) is not None:
             images, classes = images.squeeze(2 + axis), classes.squeeze(1 + axis)
         case_ids = tuple(sample.case_id for sample in samples)
@@ -108,7 +112,12 @@ class BatchMaker:
             largest_degrees=largest_rotation(plan.patch_size_xyz, self._only_axis, plan.slice_axis),
         )
         intensity = draw_intensity(patch.rng, augmentation, len(plan.channels))
-        return read_sample(self.sources[patch.case], patch.start_xyz, plan.patch_size_xyz, spatial, intensity)
+        previous = None
+        if plan.previous_channels:
+            # A stream of its own: what is drawn for image and labels is as without a first stage.
+            rng = sample_rng(self.seed, k, stream=2)
+            previous = draw_previous(rng, augmentation, plan.previous_channels)
+        return read_sample(self.sources[patch.case], patch.start_xyz, plan.patch_size_xyz, spatial, intensity, previous)
 
 
 def open_batches(maker: BatchMaker, workers: int | None) -> Callable[[int], Batch]:

@@ -22,6 +22,7 @@ from medseg.preparation.store import PreparedData, StoredCase, case_path
 from medseg.preparation.writing import write_case
 from medseg.training.budget import Pace, steps_that_fit
 from medseg.training.loop import train_step
+from medseg.training.previous import whole_case
 from medseg.training.state import TrainState, save_state
 from medseg.training.trainer import Trainer
 from medseg.training.validation import window_count
@@ -106,7 +107,7 @@ def _validation_seconds(trainer: Trainer, state: TrainState) -> tuple[int, float
         return 0, 0.0
     plan = trainer.plan
     windows = [window_count(case.shape_xyz, plan) for case in cases]
-    image, _ = cases[int(np.argmin(windows))].read_all()
+    image, _ = whole_case(cases[int(np.argmin(windows))], plan)
     while (count := window_count(image.shape[1:], plan)) > _MOST_WINDOWS_TIMED:
         longest = int(np.argmax([n / p for n, p in zip(image.shape[1:], plan.patch_size_xyz, strict=True)]))
         kept = max(plan.patch_size_xyz[longest], image.shape[1 + longest] // 2)
@@ -173,7 +174,7 @@ def stand_ins(plan: Plan, folder: Path, *, seed: int = 0) -> PreparedData:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_case(
             path, image=image, labels=labels, grid=grid, locations=locations, dtype=plan.stored_dtype,
-            slice_axis=plan.slice_axis,
+            slice_axis=plan.slice_axis, previous=labels if plan.previous_channels else None,
         )  # fmt: skip
         cases[name] = StoredCase(name, path)
     return PreparedData(folder, plan, cases, "0" * 64)

@@ -27,8 +27,14 @@ def identity_of(
 
     The number of processes is among them for the record only: a run may go on with another one, at the price of rounding.
     """
-    cases = inputs.prepared.cases
-    return {
+    cases, plan = inputs.prepared.cases, inputs.prepared.plan
+    unused = {"reasons", "fingerprint_sha256", "made_from_cases"}
+    untrained: dict[str, Any] = {"save_minutes": True, "workers": True}
+    cascade = {"previous": dict(inputs.prepared.previous)} if plan.previous_channels else {}
+    if not cascade:  # what only a cascade has stays out, so that other runs' records are what they were
+        unused.add("previous_channels")
+        untrained["augmentation"] = {"previous_reshaped": True, "previous_removed": True}
+    return cascade | {
         "medseg": version("medseg"),
         "torch": torch.__version__.split("+")[0],
         "threads": torch.get_num_threads(),
@@ -36,11 +42,9 @@ def identity_of(
         "seed": inputs.seed,
         "fold": inputs.fold,
         "precision": precision_name(precision),
-        "plan": inputs.prepared.plan.model_dump(
-            mode="json", exclude={"reasons", "fingerprint_sha256", "made_from_cases"}
-        ),
+        "plan": plan.model_dump(mode="json", exclude=unused),
         "network": dict(architecture),
-        "train": inputs.section.model_dump(mode="json", exclude={"save_minutes", "workers"}),
+        "train": inputs.section.model_dump(mode="json", exclude=untrained),
         "init_from": sha256_of_weights(inputs.init_from) if inputs.init_from is not None else None,
         "training cases": {case: cases[case].path.stem for case in inputs.training},
         "validation cases": {case: cases[case].path.stem for case in inputs.validation},

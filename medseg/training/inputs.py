@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.config.loading import config_text
@@ -16,6 +16,7 @@ from medseg.errors import InputError
 from medseg.manifest.cases import Case, Manifest
 from medseg.preparation.plan import Plan
 from medseg.preparation.store import PreparedData, StoredCase
+from medseg.training.previous import first_stage_models
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class TrainingInputs:
         manifest_sha256: for the record.
         inner: training cases set aside for early stopping, not in ``training``.
         init_from: weights to start with.
+        previous: of a cascade's second stage, name to model folder of its first.
     """
 
     prepared: PreparedData
@@ -47,6 +49,7 @@ class TrainingInputs:
     manifest_sha256: str
     inner: tuple[str, ...] = ()
     init_from: Path | None = None
+    previous: Mapping[str, Path] = field(default_factory=dict)
 
 
 def training_inputs(
@@ -58,10 +61,12 @@ def training_inputs(
         config: the experiment.
         manifest: its cases.
         prepared: its prepared data.
-        config_folder: where ``train.init_from`` starts.
+        config_folder: where ``train.init_from`` and ``prepare.previous_work`` start.
 
     Raises:
-        InputError: a case of the manifest was not prepared, and skipping bad cases was not asked for.
+        InputError: a case of the manifest was not prepared, and skipping bad cases was not asked for; or a cascade's first
+            stage is not there.
+        ChangedError: a cascade's first stage is not the one that drew the prepared masks.
     """
     fold, skip = config.data.fold, config.prepare.on_bad_case == "skip"
     kept, held_out = manifest.fold_cases(fold) if fold is not None else (manifest.training, ())
@@ -81,6 +86,7 @@ def training_inputs(
         manifest_sha256=manifest.sha256,
         inner=prepared_ids(prepared, inner, skip=skip),
         init_from=config_folder / init_from if init_from is not None else None,
+        previous=first_stage_models(config.prepare, prepared, fold=fold, config_folder=config_folder),
     )
 
 

@@ -83,7 +83,7 @@ def predict_memory(
     with FakeTensorMode(), _LiveBytes() as live:
         with torch.device(device):
             network = build_network(architecture).train()
-            batch = torch.empty((plan.batch_size, len(plan.channels), *spatial))
+            batch = torch.empty((plan.batch_size, plan.input_count, *spatial))
             classes = torch.zeros((plan.batch_size, *spatial), dtype=torch.uint8)
         parameters = _parameter_bytes(network)
         _step(network, batch[:samples], classes[:samples], loss, precision)

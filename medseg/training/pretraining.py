@@ -81,6 +81,11 @@ def pretraining_data(
     if not (plan_folder / "plan.yaml").is_file():
         raise InputError(f"{plan_folder.name}: holds no plan.yaml; run medseg prepare for this config first")
     plan = read_plan(plan_folder / "plan.yaml")
+    if plan.previous_channels:
+        raise InputError(
+            f"{plan_folder.name}: is of a cascade's second stage, expected a plan without a first stage; pretrain with the "
+            "configuration 3d_fullres and give its weights to train.init_from"
+        )
     names, expected = [channel.name for channel in expand_channels(manifest.channels)], [c.name for c in plan.channels]
     if names != expected:
         raise InputError(f"{manifest.path.name}: channels are {names}, expected the plan's {expected}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,14 @@ class PatchSource(Protocol):
 
     def read_patch(self, start_xyz: Triple, size_xyz: Triple) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Image (C, *size) and labels (*size); zeros beyond the border."""
+
+
+@runtime_checkable
+class PreviousSource(Protocol):
+    """A case of a cascade's second stage."""
+
+    def read_previous(self, start_xyz: Triple, size_xyz: Triple) -> npt.NDArray[np.uint8]:
+        """The first stage's mask (*size); zeros beyond the border."""
 
 
 @dataclass(frozen=True)

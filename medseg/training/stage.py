@@ -39,7 +39,7 @@ def run_training(  # noqa: PLR0913 - the one way to train a fold, called by four
     stop: Callable[[], bool] = lambda: False,
     each_step: Callable[[int, int], None] = lambda _step, _steps: None,
     processes: Processes = ALONE,
-    make_trainer: type[Trainer] = Trainer,
+    make_trainer: Callable[..., Trainer] = Trainer,
 ) -> Iterator[EpochResult]:
     """Trains in ``folder``, resuming what is there, and ends with ``folder/model``.
 

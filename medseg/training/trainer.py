@@ -21,6 +21,7 @@ from medseg.preparation.store import StoredCase
 from medseg.training.batch import Batch
 from medseg.training.batches import BatchMaker, open_batches
 from medseg.training.budget import Forecast, planned_steps
+from medseg.training.contract import training_contract
 from medseg.training.distributed import Processes, share_batch_norms
 from medseg.training.inputs import TrainingInputs, partly_labelled
 from medseg.training.loop import EpochResult, fit, train_step
@@ -198,6 +199,7 @@ class Trainer:
     def save_model(self, folder: Path, state: TrainState) -> None:
         """Writes the averaged network's model folder."""
         inputs, progress = self.inputs, state.progress
+        contract = training_contract(inputs.prepared)
         save_model(
             folder,
             state.average,
@@ -220,4 +222,6 @@ class Trainer:
                 "events": progress.events,
                 "history": progress.history,
             },
+            contract=None if contract is None else contract.plain(),
+            previous=inputs.previous,
         )

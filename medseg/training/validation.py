@@ -16,6 +16,7 @@ from medseg.preparation.plan import Plan
 from medseg.preparation.store import StoredCase
 from medseg.training.distributed import ALONE, Processes
 from medseg.training.losses import IGNORED
+from medseg.training.previous import whole_case
 
 _FEW_WINDOWS = 64
 
@@ -85,7 +86,7 @@ def case_dice(
     precision: torch.dtype | None,
 ) -> dict[str, float]:
     """Dice per foreground class of one case; without those that neither labels nor prediction have, or nobody looked for."""
-    image, labels = case.read_all()
+    image, labels = whole_case(case, plan)
     scores = predict_scores(
         image,
         network,

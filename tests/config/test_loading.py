@@ -102,3 +102,9 @@ def test_files_that_are_no_config(tmp_path, text, fault):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(tmp_path / "absent.yaml")
+
+
+def test_a_cascade_has_a_first_stage(tmp_path):
+    for section in ("configuration: 3d_cascade_fullres", "previous_work: low"):
+        (fault,) = faults(tmp_path, f"{GOOD}prepare:\n  {section}\n")
+        assert "3d_cascade_fullres and previous_work belong together; give both or neither" in fault

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -60,3 +61,31 @@ def test_the_lock_of_another_host_is_never_taken(tmp_path):
     (tmp_path / ".lock").write_text(json.dumps(content | {"host": socket.gethostname() + "-other"}))
     with pytest.raises(LockedError, match=r"remove \.lock in that folder"), FolderLock(tmp_path):
         pass
+
+
+def test_another_hosts_lock_that_has_stopped_beating_is_taken_over(tmp_path):
+    with FolderLock(tmp_path, beating=True):
+        content = json.loads((tmp_path / ".lock").read_bytes())
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps(content | {"host": socket.gethostname() + "-other"}))
+    with pytest.raises(LockedError, match="-other since"), FolderLock(tmp_path):
+        pass
+    before = lock.stat().st_mtime
+    os.utime(lock, (before - 599, before - 599))
+    with pytest.raises(LockedError, match="-other since"):
+        FolderLock(tmp_path).refuse_if_held()
+    os.utime(lock, (before - 700, before - 700))
+    with FolderLock(tmp_path):
+        assert json.loads(lock.read_bytes())["host"] == socket.gethostname()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_held_lock_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg.durable.lock._BEAT_SECONDS", 0.01)
+    with FolderLock(tmp_path, beating=True) as held:
+        os.utime(held.path, (1.0, 1.0))
+        deadline = time.monotonic() + 10
+        while held.path.stat().st_mtime == 1.0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert held.path.stat().st_mtime > 1.0
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medseg.errors import LabelError, ScanError, UnsupportedScanError
+from medseg.errors import ScanError, UnsupportedScanError
 from medseg.imaging import FORMATS, is_scan, read_header, read_label_map, read_volume, suffix_of
 
 
@@ -14,7 +14,7 @@ def test_every_format_names_functions_that_exist():
 def test_suffixes_are_told_apart(tmp_path):
     assert suffix_of(tmp_path / "A.NII.GZ") == ".nii.gz"
     assert suffix_of(tmp_path / "a.b.nii") == ".nii"
-    assert suffix_of(tmp_path / "a.seg.nrrd") == ".nrrd"
+    assert suffix_of(tmp_path / "a.seg.nrrd") == ".seg.nrrd"
     assert suffix_of(tmp_path / "a.gz") is None
     assert is_scan(tmp_path)
     assert not is_scan(tmp_path / "readme.txt")
@@ -36,7 +36,7 @@ def test_empty_folder_is_no_series(tmp_path):
 
 
 def test_dicom_is_no_label_map(tmp_path):
-    with pytest.raises(LabelError, match="is a DICOM image, expected a label map"):
+    with pytest.raises(ScanError, match="holds 0 files, expected one DICOM-SEG or RTSTRUCT"):
         read_label_map(tmp_path)
 
 

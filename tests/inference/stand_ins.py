@@ -56,7 +56,7 @@ def threshold_model(spacing=(1.0, 1.0, 1.0), *, low=200.0, high=400.0, sha256="a
     )
 
 
-def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, **plan_changes):
+def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, previous=None, **plan_changes):
     """A model folder with a small U-Net whose weights come from ``seed``."""
     plan = plan_for(
         dimensions=dimensions,
@@ -68,7 +68,7 @@ def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, **plan_
     architecture = {
         "kind": "unet",
         "dimensions": dimensions,
-        "channels": channels,
+        "channels": plan.input_count,
         "classes": 3,
         "features": [4, 8],
         "strides": [list(s) for s in plan.strides],
@@ -85,5 +85,6 @@ def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, **plan_
         mirror_axes_xyz=(0, 1) if dimensions == 2 else (0, 1, 2),
         config_text=yaml.safe_dump(config),
         training={"fold": 0},
+        previous=previous,
     )
     return folder

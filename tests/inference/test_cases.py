@@ -56,6 +56,15 @@ def test_a_folder_is_searched_all_the_way_down(tmp_path):
     assert ids(cases) == ["b", "sub-1_ct", "sub-2_ct"]
 
 
+def test_patterns_choose_among_the_files_of_folders(tmp_path):
+    touch(tmp_path, "a_ct.nii.gz", "a_pet.nii.gz", "sub/b_ct.nii.gz", "sub/c.nii.gz", "single.nii")
+    assert ids(find_cases([tmp_path], channels=ONE, patterns=["*_ct.nii.gz"])) == ["a_ct", "sub_b_ct"]
+    assert ids(find_cases([tmp_path], channels=ONE, patterns=["sub/*", "a_p*"])) == ["a_pet", "sub_b_ct", "sub_c"]
+    assert ids(find_cases([tmp_path / "single.nii"], channels=ONE, patterns=["*_ct.nii.gz"])) == ["single"]
+    with pytest.raises(UsageError, match="no scan was found in the input"):
+        find_cases([tmp_path], channels=ONE, patterns=["*.mha"])
+
+
 def test_the_output_folder_is_no_input(tmp_path):
     touch(tmp_path, "a.nii.gz", "masks/a.nii.gz")
     assert ids(find_cases([tmp_path], channels=ONE, leave_out=tmp_path / "x" / ".." / "masks")) == ["a"]

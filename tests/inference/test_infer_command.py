@@ -136,6 +136,47 @@ def test_an_output_that_is_written_by_another_gives_6(tmp_path, model, capsys):
     assert "is being written by process" in capsys.readouterr().err
 
 
+def test_a_dry_run_writes_nothing(tmp_path, model, capsys):
+    write_scan(scan("ras"), tmp_path)
+    images, out = str(tmp_path / "images"), tmp_path / "out"
+    assert main([images, "--model", str(model), "--output", str(out), "--device", "cpu", "--dry-run"]) == 0
+    assert "1 cases: 1 to do, 0 have their mask" in capsys.readouterr().out
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_shards_at_the_same_time_make_the_same_folder(tmp_path, model):
+    for number in range(9):
+        write_scan(scan("ras", seed=number), tmp_path, case_id=f"case_{number}")
+    code = "import sys; from medseg.pipelines.infer import main; sys.exit(main())"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "images"),
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+        "--output",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"}
+    shards = [
+        subprocess.Popen(
+            [*command, str(tmp_path / "shards"), "--shard", "auto"], env=environment | {"SLURM_ARRAY_TASK_ID": task}
+        )
+        for task in "123"
+    ]
+    assert [shard.wait(240) for shard in shards] == [0, 0, 0]
+    subprocess.run([*command, str(tmp_path / "straight")], check=True, env=environment, capture_output=True)
+    assert masks(tmp_path / "shards") == masks(tmp_path / "straight")
+    assert [line["id"] for line in lines(tmp_path / "shards")] == [f"case_{n}" for n in range(9)]
+    left = {path.name for path in (tmp_path / "shards").iterdir()} ^ {
+        path.name for path in (tmp_path / "straight").iterdir()
+    }
+    assert not left
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path, model):
     for number in range(6):

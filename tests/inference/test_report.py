@@ -1,10 +1,13 @@
 """One line per case, whatever happens to the run."""
 
+import csv
+import io
 import json
 
 import pytest
 
-from medseg.inference.report import CaseReport, ReportFile, exit_code
+from medseg.inference.quality import CaseQuality
+from medseg.inference.report import CaseReport, ReportFile, exit_code, summary
 
 
 def ok(case_id, sha256="a", **values):
@@ -81,4 +84,40 @@ def test_exit_codes(statuses, code):
 
 def test_a_row_is_flat():
     row = ok("a", seconds={"read": 1.0}, voxels={"organ": 2}, volume_ml={"organ": 0.5}).row()
-    assert row == {"case": "a", "status": "ok", "reason": "", "read_seconds": 1.0, "organ_voxels": 2, "organ_ml": 0.5}
+    assert row == {
+        "case": "a",
+        "status": "ok",
+        "reason": "",
+        "output": "a.nii.gz",
+        "read_seconds": 1.0,
+        "organ_voxels": 2,
+        "organ_ml": 0.5,
+    }
+
+
+def test_the_table_has_a_column_for_whatever_a_case_has(tmp_path):
+    quality = CaseQuality(expected_dice={"organ": 0.9, "duct": None}, flags=("organ: is tiny",))
+    report = ok("a", quality=quality, flags=quality.flags, contract="warn", peak_memory_bytes={"host": 2_500_000})
+    with ReportFile(tmp_path, ["a", "b"]) as lines_of:
+        lines_of.add(report)
+        lines_of.add(CaseReport(id="b", status="refused", reason='=HYPERLINK("x"): is empty, expected a scan'))
+    a, b = csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))
+    assert (a["host_peak_mb"], a["organ_expected_dice"], a["contract"], a["flags"]) == (
+        "2.5",
+        "0.9",
+        "warn",
+        "organ: is tiny",
+    )
+    assert "duct_expected_dice" not in a
+    assert b["reason"].startswith("'=HYPERLINK")
+    assert b["output"] == ""
+
+
+def test_the_summary_counts_what_is_to_be_looked_at():
+    reports = [ok("a"), ok("b", flags=("organ: is empty",)), ok("c", contract="warn")]
+    reports += [
+        CaseReport(id="d", status="refused", contract="refuse"),
+        CaseReport(id="e", status="kept", contract="ok"),
+    ]
+    assert summary(reports) == "3 ok, 1 kept, 1 refused of 5 cases (2 with flags)"
+    assert summary(reports[:1]) == "1 ok of 1 cases"

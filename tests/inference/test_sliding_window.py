@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from medseg.inference.sliding_window import predict_scores
 from medseg.networks.windows import (
+    Tally,
     blend_windows,
     default_batch_size,
     importance_curve,
@@ -114,7 +115,7 @@ def test_mirror_combinations():
 
 
 def test_default_batch_size_follows_the_patch():
-    assert default_batch_size((40, 56, 40), "cpu") == 4
+    assert default_batch_size((40, 56, 40), "cpu") == 2
     assert default_batch_size((128, 128, 128), "cpu") == 1
     assert default_batch_size((128, 128, 128), "cuda") == 4
     assert default_batch_size((256, 256, 1), "cuda") == 32
@@ -266,3 +267,74 @@ def test_blend_windows_gathers_on_the_images_device():
     scores = blend_windows(torch.from_numpy(scan()), small_network(), patch_size_xyz=(6, 6, 5), class_count=3)
     assert scores.device.type == "cpu"
     assert not scores.requires_grad
+
+
+# --- background, and planes that leave memory -----------------------------------------------------------------------
+
+
+def spot(shape=(1, 40, 24, 16)):
+    """A scan of which most is its lowest value, as air is, with a bright corner."""
+    array = np.full(shape, -1.5, np.float32)
+    array[:, 30:, 16:, 8:] = scan((shape[0], 10, 8, 8)) + 5
+    return array
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+def test_background_windows_are_computed_once(mirror_axes):
+    passes = []
+    network, tally = small_network(channels=1), Tally()
+    network.register_forward_hook(lambda _module, inputs, _output: passes.append(inputs[0].shape[0]))
+    arguments = {"patch_size_xyz": (8, 8, 8), "class_count": 3, "mirror_axes_xyz": mirror_axes, "batch_size": 3}
+    expected = predict_scores(spot(), network, **arguments)
+    every = sum(passes)
+    passes.clear()
+    scores = predict_scores(spot(), network, skip_background=True, tally=tally, **arguments)
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+    copies = 2 ** len(mirror_axes)
+    assert tally.windows == 9 * 5 * 3
+    # Not background: the windows that reach x >= 30, y >= 16 and z >= 8, 3 x 2 x 2 of them.
+    assert tally.skipped == tally.windows - 3 * 2 * 2 - 1
+    assert sum(passes) == every - copies * tally.skipped
+
+
+def test_a_window_with_one_voxel_above_the_lowest_is_no_background():
+    array, tally = np.zeros((2, 16, 8, 8), np.float32), Tally()
+    array[1, 12, 4, 4] = 1e-3
+    array[0] = -4  # a constant channel is at its lowest everywhere
+    scores = predict_scores(
+        array, lambda x: x, patch_size_xyz=(8, 8, 8), class_count=2, overlap=0.0, skip_background=True, tally=tally
+    )
+    assert (tally.windows, tally.skipped) == (2, 0)
+    np.testing.assert_array_equal(scores, array)
+
+
+class Planes:
+    """Takes planes, and sees to their order."""
+
+    def __init__(self, axis):
+        self.axis, self.parts, self.next, self.deepest = axis, [], 0, 0
+
+    def take(self, planes, start):
+        assert start == self.next
+        self.next += planes.shape[1 + self.axis]
+        self.deepest = max(self.deepest, planes.shape[1 + self.axis])
+        self.parts.append(planes.clone())
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("shape", "patch", "slice_axis"),
+    [((1, 40, 24, 16), (8, 8, 8), None), ((1, 9, 24, 5), (12, 8, 8), None), ((1, 5, 14, 12), (1, 8, 6), 0)],
+)
+def test_planes_leave_memory_as_they_are_finished(shape, patch, slice_axis, axis, skip):
+    array = spot(shape) if shape[1] == 40 else scan(shape)
+    network = small_network(channels=1, planar=slice_axis is not None)
+    arguments = {"patch_size_xyz": patch, "class_count": 3, "slice_axis": slice_axis, "mirror_axes_xyz": (1,)}
+    expected = predict_scores(array, network, **arguments)
+    sink = Planes(axis)
+    empty = predict_scores(array, network, sink=sink, skip_background=skip, batch_size=3, **arguments)
+    assert empty.size == 0
+    assert sink.next == shape[1 + axis]
+    assert sink.deepest <= patch[axis]
+    np.testing.assert_allclose(torch.cat(sink.parts, dim=1 + axis).numpy(), expected, atol=2e-6)

@@ -1,7 +1,11 @@
 """Many scans through a model: masks on their own grids, what is kept, what is passed over, what survives a kill."""
 
+import json
+import os
 import shutil
+import signal
 import threading
+import time
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +16,16 @@ from medseg.config.sections import InferSection
 from medseg.durable import sha256_file
 from medseg.errors import EnvironmentFault, UsageError
 from medseg.imaging import read_label_map
-from medseg.inference import stage
+from medseg.inference import decoding, onecase
 from medseg.inference.cases import InferCase
+from medseg.inference.decoding import CaseReader
 from medseg.inference.engine import Engine
-from medseg.inference.stage import run_infer
+from medseg.inference.memory import MemoryPrediction
+from medseg.inference.onecase import infer_case
+from medseg.inference.outputs import OutputSpec
+from medseg.inference.shards import Shard
+from medseg.inference.stage import RunOptions, infer_folder, run_infer, terms_of
+from medseg.preparation.case import load_case
 from tests.inference.stand_ins import threshold_model
 from tests.synthetic import GRIDS, dice, scan, write_scan
 
@@ -45,13 +55,13 @@ def hashes(folder):
 def count_reads(monkeypatch):
     """Names of the scans that were opened."""
     opened = []
-    load_case = stage.load_case
+    load_case = decoding.load_case
 
     def counted(images, channels):
         opened.append(images[0].name)
         return load_case(images, channels)
 
-    monkeypatch.setattr(stage, "load_case", counted)
+    monkeypatch.setattr(decoding, "load_case", counted)
     return opened
 
 
@@ -91,7 +101,8 @@ def test_pictures_give_pictures(tmp_path):
     made = scan("picture")
     image, labels = write_scan(made, tmp_path, suffix=".png")
     engine = engine_of(low=50.0, high=100.0, dimensions=2, patch=(16, 16, 1))
-    (report,) = run_infer(engine, [InferCase(id="case", images=(image,))], output=tmp_path / "out")
+    here = RunOptions(isolation="never")
+    (report,) = run_infer(engine, [InferCase(id="case", images=(image,))], output=tmp_path / "out", options=here)
     assert report.output == "case.png"
     assert report.volume_ml == {}
     np.testing.assert_array_equal(read_label_map(tmp_path / "out" / "case.png").array, read_label_map(labels).array)
@@ -215,6 +226,17 @@ def test_a_fault_of_the_network_is_one_cases_fault(tmp_path, monkeypatch):
     assert reports[1].reason.startswith("case_1: ended in RuntimeError")
 
 
+def test_a_lost_device_stops_the_run(tmp_path, monkeypatch):
+    engine = engine_of()
+
+    def lost(_array):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(engine, "scores", lost)
+    with pytest.raises(EnvironmentFault, match=r"device: stopped working \(an illegal memory access was encountered\)"):
+        list(run_infer(engine, some_cases(tmp_path), output=tmp_path / "out"))
+
+
 def test_another_number_of_channels_is_refused(tmp_path):
     reports = list(run_infer(engine_of(channels=2), some_cases(tmp_path, 1), output=tmp_path / "out"))
     assert reports[0].status == "refused"
@@ -222,7 +244,7 @@ def test_another_number_of_channels_is_refused(tmp_path):
 
 def test_a_scan_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     cases = some_cases(tmp_path, 2)
-    load_case = stage.load_case
+    load_case = decoding.load_case
 
     def meddle(images, channels):
         volume = load_case(images, channels)
@@ -230,7 +252,7 @@ def test_a_scan_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
             write_scan(scan("ras", seed=5), tmp_path, case_id="case_0")
         return volume
 
-    monkeypatch.setattr(stage, "load_case", meddle)
+    monkeypatch.setattr(decoding, "load_case", meddle)
     reports = list(run_infer(engine_of(), cases, output=tmp_path / "out"))
     assert [report.status for report in reports] == ["refused", "ok"]
     assert "was changed while it was read" in reports[0].reason
@@ -240,7 +262,7 @@ def test_a_fault_of_the_output_stops_the_run(tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise EnvironmentFault("case_0.nii.gz: no space left to write it, 0 bytes free; make room and run again")
 
-    monkeypatch.setattr(stage, "write_label_map", full)
+    monkeypatch.setattr(onecase, "write_outputs", full)
     with pytest.raises(EnvironmentFault, match="no space left"):
         list(run_infer(engine_of(), some_cases(tmp_path), output=tmp_path / "out"))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
@@ -300,3 +322,98 @@ def test_one_broken_case_among_many_changes_no_other(tmp_path):
     reports = list(run_infer(engine_of(), cases, output=tmp_path / "out"))
     assert [report.id for report in reports if not report.good] == ["case_7"]
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 11
+
+
+def test_overwrite_makes_whole_masks_again(tmp_path, count_reads):
+    cases, output = some_cases(tmp_path, 2), tmp_path / "out"
+    list(run_infer(engine_of(), cases, output=output))
+    before = hashes(output)
+    again = list(run_infer(engine_of(), cases, output=output, options=RunOptions(overwrite=True)))
+    assert [report.status for report in again] == ["ok", "ok"]
+    assert len(count_reads) == 4
+    assert hashes(output) == before
+
+
+def test_another_format_is_another_mask(tmp_path):
+    cases, output = some_cases(tmp_path, 1), tmp_path / "out"
+    options = RunOptions(spec=OutputSpec(layout="per_structure"))
+    for status in ("ok", "kept"):
+        (report,) = run_infer(engine_of(), cases, output=output, options=options)
+        assert (report.status, report.output) == (status, "case_0/organ.nii.gz")
+    lesion = output / "case_0" / "lesion.nii.gz"
+    np.testing.assert_array_equal(read_label_map(lesion).array, scan("ras").labels == 2)
+    lesion.write_bytes(lesion.read_bytes()[:-9])
+    assert [report.status for report in run_infer(engine_of(), cases, output=output, options=options)] == ["ok"]
+
+
+def test_queues_hold_no_more_than_there_is_memory_for(tmp_path, monkeypatch):
+    engine, at_work, most = engine_of(), [], []
+    monkeypatch.setattr(engine, "peak_bytes", lambda *_: MemoryPrediction(host_bytes=600))
+    scores, classes = engine.scores, engine.classes
+
+    def counted(array):
+        at_work.append(1)
+        most.append(len(at_work))
+        return scores(array)
+
+    def slow(found, grid):
+        time.sleep(0.05)
+        result = classes(found, grid)
+        at_work.pop()
+        return result
+
+    monkeypatch.setattr(engine, "scores", counted)
+    monkeypatch.setattr(engine, "classes", slow)
+    options = RunOptions(memory_bytes=1000, writers=3)
+    reports = list(run_infer(engine, some_cases(tmp_path, 4), output=tmp_path / "out", options=options))
+    assert [report.status for report in reports] == ["ok"] * 4
+    assert max(most) == 1
+    assert all(report.peak_memory_bytes["host"] > 10_000_000 for report in reports)
+
+
+def test_what_no_state_of_the_machine_could_hold_is_not_opened(tmp_path, monkeypatch, count_reads):
+    engine = engine_of()
+    monkeypatch.setattr(engine, "peak_bytes", lambda *_: MemoryPrediction(host_bytes=10**15))
+    (report,) = run_infer(engine, some_cases(tmp_path, 1), output=tmp_path / "out")
+    assert report.status == "refused"
+    assert report.reason.startswith("case_0: a scan of 30x34x26 voxels takes 1000000.0 GB, expected at most")
+    assert count_reads == []
+
+
+def test_two_shards_make_one_folder(tmp_path):
+    cases, output = some_cases(tmp_path, 3), tmp_path / "out"
+    parts = [infer_folder(engine_of(), cases, output=output, options=RunOptions(shard=Shard(n, 2))) for n in (1, 0)]
+    assert [[report.id for report in part] for part in parts] == [["case_1"], ["case_0", "case_2"]]
+    lines = (output / "report.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["case_0", "case_1", "case_2"]
+    assert [report.status for report in infer_folder(engine_of(), cases, output=output)] == ["kept"] * 3
+
+
+def test_one_case_alone_is_what_a_run_makes_of_it(tmp_path):
+    cases = some_cases(tmp_path, 2)
+    cases[1].images[0].write_bytes(b"no scan")
+    list(run_infer(engine_of(), cases, output=tmp_path / "out"))
+    terms = terms_of(engine_of(), output=tmp_path / "alone", reader=CaseReader())
+    good, bad = (infer_case(terms, case) for case in cases)
+    assert (good.status, bad.status) == ("ok", "refused")
+    assert hashes(tmp_path / "alone") == hashes(tmp_path / "out")
+
+
+def crashing(item):
+    """A decoder that some files bring down; in a process of its own, or this test run would end here."""
+    images, channels = item
+    if images[0].name.startswith("case_1"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return load_case(images, channels)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_crashes_costs_its_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_load", crashing)
+    cases = some_cases(tmp_path, 3)
+    reports = list(run_infer(engine_of(), cases, output=tmp_path / "out", options=RunOptions(isolation="always")))
+    assert [report.status for report in reports] == ["ok", "failed", "ok"]
+    assert reports[1].reason == "case_1: brought its reader down (SIGSEGV); check the file"
+    here = tmp_path / "here"
+    list(run_infer(engine_of(), [cases[0], cases[2]], output=here))
+    assert hashes(here) == hashes(tmp_path / "out")

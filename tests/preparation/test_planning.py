@@ -181,6 +181,21 @@ def test_the_low_resolution_holds_a_quarter_of_a_large_scan():
     assert given.spacing_xyz_mm == (2.0, 2.0, 2.0)
 
 
+def test_a_cascades_second_stage_is_the_full_resolution_with_mask_channels():
+    large, labels = fingerprint((512, 512, 400), (0.8, 0.8, 1.0), cases=100), {"background": (0,), "a": (1, 2), "b": (2, 3)}
+    full = plan(large)
+    made = plan(large, configuration="3d_cascade_fullres", previous_work="low")
+    assert (made.configuration, full.configuration) == ("3d_cascade_fullres", "3d_fullres")
+    assert (made.previous_channels, made.input_count) == (len(LABELS) - 1, len(LABELS))
+    assert (full.previous_channels, full.input_count) == (0, 1)
+    its_own = {"configuration", "previous_channels", "reasons", "alternatives"}
+    assert made.model_dump(exclude=its_own) == full.model_dump(exclude=its_own)
+    overlapping = plan(large, labels=labels, configuration="3d_cascade_fullres", previous_work="low")
+    assert overlapping.previous_channels == 3, "one per combination: a, a+b, b"
+    with pytest.raises(ConfigError, match=r"is 3d_cascade_fullres, expected 2d or auto; the scans are pictures"):
+        plan(fingerprint((64, 64, 1), planar=True), configuration="3d_cascade_fullres", previous_work="low")
+
+
 def test_pictures_have_no_third_dimension():
     with pytest.raises(ConfigError, match=r"prepare\.configuration: is 3d_fullres, expected 2d or auto"):
         plan(fingerprint((64, 64, 1), planar=True), configuration="3d_fullres")
@@ -228,7 +243,7 @@ def test_a_plan_from_before_the_newer_fields_still_loads(tmp_path):
 def test_every_decision_has_its_reason():
     made = plan()
     decided = set(Plan.model_fields) - {
-        "format", "labels", "ignore", "fingerprint_sha256", "reasons", "made_from_cases",
+        "format", "labels", "label_table", "ignore", "fingerprint_sha256", "reasons", "made_from_cases",
     }  # fmt: skip
     assert set(made.reasons) == decided
     assert all(reason.endswith(".") and "\n" not in reason for reason in made.reasons.values())

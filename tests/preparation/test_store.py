@@ -193,3 +193,22 @@ def test_a_case_can_be_moved(tmp_path):
     case, image, _ = make(tmp_path)
     shutil.move(case.path, tmp_path / "elsewhere")
     assert np.array_equal(StoredCase("a", tmp_path / "elsewhere").read_all().image, image)
+
+
+def test_the_first_stages_mask_lies_beside_the_labels(tmp_path):
+    shape = (70, 50, 36)
+    rng = np.random.default_rng(0)
+    labels, previous = (rng.random((2, *shape)) < 0.3).astype(np.uint8)
+    image, path = rng.normal(size=(1, *shape)).astype(np.float32), tmp_path / "a.bin"
+    given = {"image": image, "grid": plain_grid(shape), "dtype": "float32", "locations": {1: np.flatnonzero(labels)[:9]}}
+    write_case(path, labels=labels, previous=previous, **given)
+    case, box = StoredCase("a", path), (slice(10, 50), slice(20, 50), slice(0, 5))
+    assert case.has_previous
+    assert np.array_equal(case.read_previous((10, 20, 0), (40, 30, 5)), previous[box])
+    assert not case.read_previous((-5, 0, 0), (5, 3, 3)).any()
+    assert np.array_equal(case.read_all().labels, labels)
+    assert np.array_equal(np.ravel_multi_index(case.locations(1).T, shape), given["locations"][1])
+    case.verify()
+    write_case(path, labels=labels, **given)
+    with pytest.raises(DamagedFileError, match="it holds no mask of the first stage"):
+        StoredCase("a", path).read_previous((0, 0, 0), (1, 1, 1))

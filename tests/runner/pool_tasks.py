@@ -73,3 +73,14 @@ def wait_or_make(item: tuple[str, Path]) -> None:
         time.sleep(0.01)
     if what == "wait":
         time.sleep(0.5)
+
+
+def decode(item: tuple[str, int]) -> object:
+    """A decoder: a large array, or what a broken file does to it."""
+    import numpy as np
+
+    what, value = item
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    misbehave(item)
+    return np.full((200, 200, 10), value, np.float32)

@@ -138,7 +138,7 @@ def test_worker_logs_reach_this_process(caplog):
 
 
 def test_workers_that_never_start_are_an_environment_fault(monkeypatch):
-    monkeypatch.setattr(pool._Worker, "__init__", _broken_worker)
+    monkeypatch.setattr(pool.WorkerProcess, "__init__", _broken_worker)
     with pytest.raises(EnvironmentFault, match="end before they begin"):
         outcomes(tasks.double, [("a", 0), ("b", 1)], processes=2)
 
@@ -178,7 +178,7 @@ def test_an_unguarded_script_is_not_run_again(tmp_path, start):
 def test_closing_early_stops_workers_and_leaves_no_temporary(tmp_path):
     items = [("a", tmp_path / "a"), ("b", tmp_path / "b")]
     running = pool._Pool(tasks.leave_temporary, 2, None, "spawn")
-    running._waiting.extend(pool._Job(*item) for item in items)
+    running._waiting.extend(pool.Job(*item) for item in items)
     while not all(any(folder.glob(".tmp-*")) for _, folder in items):
         running._hand_out()
         time.sleep(0.05)

@@ -32,7 +32,7 @@ def test_log_line_says_how_far_and_how_long(caplog, monkeypatch):
 
 
 def test_durations_as_people_say_them():
-    assert [progress._plain_duration(s) for s in (0.4, 89, 150, 9000)] == ["0 s", "89 s", "2 min", "2.5 h"]
+    assert [progress.plain_duration(s) for s in (0.4, 89, 150, 9000)] == ["0 s", "89 s", "2 min", "2.5 h"]
 
 
 def test_bar_on_a_terminal(monkeypatch, caplog):

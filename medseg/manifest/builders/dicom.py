@@ -19,11 +19,15 @@ _NO_IMAGES = ("RTSTRUCT", "SEG", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "D
 
 @dataclass(frozen=True)
 class SeriesFolder:
-    """A folder with one DICOM series: relative POSIX path and modality (CT, MR, PT ...)."""
+    """A folder with DICOM series of one patient: relative POSIX path and modality (CT, MR, PT ...).
+
+    ``count`` is how many series it holds; several of them need the config's rule ``data.series``.
+    """
 
     path: str
     modality: str
     patient: str = field(default="", repr=False)  # compared, never shown or stored
+    count: int = 1
 
 
 def build_from_dicom(
@@ -55,7 +59,7 @@ def build_from_dicom(
 
     Raises:
         InputError: the folder is missing.
-        ManifestError: every fault; a folder with several series is one.
+        ManifestError: every fault; a folder with series of several patients is one.
     """
     draft = Draft(root=root, name=name or root.resolve().name, licence=licence, labels=label_values)
     series = [
@@ -70,6 +74,12 @@ def build_from_dicom(
         draft.notes.append(f"series are {found}; took {wanted}, --modality takes another")
     draft.channels = [{"name": "PET", "unit": "SUV"} if wanted == "PT" else channel_name(wanted or "unknown")]
     masks = _masks(root, labels) if labels else {}
+    several = sum(one.count > 1 for one in series if one.modality == wanted)
+    if several:
+        draft.notes.append(
+            f"{several} folders hold several series of a patient; set data.series in the config, such as "
+            f"{{modality: {wanted}, most_slices: true}}"
+        )
     tops: dict[str, str] = {}
     for one in series:
         if one.modality == wanted:
@@ -94,11 +104,11 @@ def _masks(root: Path, pattern: str) -> dict[str, str]:
 
 
 def find_series(root: Path, faults: list[str]) -> Iterator[SeriesFolder]:
-    """Folders below ``root`` (itself included) that hold DICOM files, in order of path, each with its one modality.
+    """Folders below ``root`` (itself included) that hold DICOM files, in order of path, one for each modality in it.
 
     Args:
         root: where to look; hidden folders and files are passed over.
-        faults: gets a line for every folder whose files can't be read or are of several series.
+        faults: gets a line for every folder whose files can't be read or are of several patients.
     """
     from medseg.imaging.dicom import list_series
 
@@ -113,8 +123,13 @@ def find_series(root: Path, faults: list[str]) -> Iterator[SeriesFolder]:
             faults.append(f"{relative}: {series[0].fault}")
         elif len(series) == 1:
             yield SeriesFolder(relative, series[0].modality, series[0].patient_id)
-        elif series:
-            faults.append(f"{relative}: holds {len(series)} series, expected one; put each into a folder of its own")
+        elif len({one.patient_id for one in series}) > 1:
+            faults.append(
+                f"{relative}: holds series of several patients, expected one patient's; give each a folder of its own"
+            )
+        else:
+            for modality in dict.fromkeys(one.modality for one in series):
+                yield SeriesFolder(relative, modality, series[0].patient_id, len(series))
 
 
 def dicom_folders(root: Path) -> Iterator[Path]:

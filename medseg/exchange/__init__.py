@@ -1,0 +1,1 @@
+"""Models in and out: nnU-Net, MONAI bundle, ONNX, containers, light models."""

@@ -1,0 +1,111 @@
+"""The flags of ``medseg infer`` that say where and how: which cases, which shard, what to do with masks that are there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
+
+from medseg.config.sections import InferSection, OutputSection
+from medseg.runner.cluster_flags import add_cluster_flags
+
+if TYPE_CHECKING:
+    from medseg.inference.stage import RunOptions
+
+_GB = 10**9
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds them."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--pattern", action="append", metavar="GLOB", help="take only files of folders that fit, such as '*_ct.nii.gz'"
+    )
+    group.add_argument("--overwrite", action="store_true", help="make every mask anew, whatever is there")
+    group.add_argument("--dry-run", action="store_true", help="say which cases, minutes and memory; write nothing")
+    group.add_argument(
+        "--shard", metavar="I/N", help="do part I of N, counted from 0; auto takes a SLURM array's or torchrun's number"
+    )
+    group.add_argument(
+        "--memory", type=_positive, metavar="GB", help="for scans in work [three quarters of what is free]"
+    )
+    group.add_argument(
+        "--isolate", choices=("auto", "always", "never"), default="auto",
+        help="decode in a process of its own: all but NIfTI [auto], everything, nothing",
+    )  # fmt: skip
+    group.add_argument(
+        "--read-seconds", type=_positive, default=900.0, metavar="S", help="longest time to decode a case there [900]"
+    )
+    add_cluster_flags(parser)
+    group.add_argument(
+        "--contract", choices=("refuse", "warn", "off"), help="scans unlike those of training are [refuse]"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--format", choices=_choices("format"), help="of the masks [auto: PNG for pictures, else .nii.gz]"
+    )
+    output.add_argument("--layout", choices=_choices("layout"), help="one label map, or a file per structure")
+    output.add_argument(
+        "--probabilities", nargs="?", const="uint8", choices=("uint8", "fp16"),
+        help="write each class' probability too, in steps of 1/255 [uint8] or half precision",
+    )  # fmt: skip
+    output.add_argument(
+        "--uncertainty", nargs="?", const="entropy", choices=("entropy",),
+        help="write a map of each voxel's entropy too",
+    )  # fmt: skip
+
+
+def asked_fields(args: argparse.Namespace) -> dict[str, str]:
+    """Fields of the ``infer`` section that flags set: no mask depends on them, so they need no config."""
+    given = {name: getattr(args, name) for name in ("contract", "probabilities", "uncertainty")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _choices(field: str) -> tuple[str, ...]:
+    return get_args(OutputSection.model_fields[field].annotation)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+    return value
+
+
+def run_options(
+    args: argparse.Namespace, section: InferSection, environment: Mapping[str, str] = os.environ
+) -> RunOptions:
+    """What the flags ask for.
+
+    Raises:
+        UsageError: a shard, format or layout that there is not.
+    """
+    from medseg.inference.outputs import OutputSpec
+    from medseg.inference.shards import shard_of
+    from medseg.inference.stage import RunOptions
+
+    return RunOptions(
+        spec=OutputSpec.of(section.output, format=args.format, layout=args.layout),
+        overwrite=args.overwrite,
+        shard=shard_of(args.shard, environment),
+        isolation=args.isolate,
+        read_seconds=args.read_seconds,
+        memory_bytes=memory_bytes(args),
+    )
+
+
+def memory_bytes(args: argparse.Namespace) -> int | None:
+    """What ``--memory`` leaves to scans; None where nothing was said."""
+    return None if args.memory is None else int(args.memory * _GB)
+
+
+def device_name(asked: str | None, shard: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The device of this process: with ``--shard auto`` under torchrun, each process of a machine takes its own GPU."""
+    rank = environment.get("LOCAL_RANK", "")
+    if shard != "auto" or asked not in (None, "cuda") or not rank.isdecimal():
+        return asked
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{int(rank) % count}" if count else asked

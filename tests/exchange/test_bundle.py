@@ -1,0 +1,83 @@
+"""A bundle: its config names what is there, MONAI's command runs it, and its masks are infer's."""
+
+import json
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.errors import ModelError
+from medseg.exchange.bundle import write_bundle
+from medseg.inference.experiment import own_section
+from medseg.inference.model import load_models, save_ensemble
+from tests.inference.stand_ins import write_model
+from tests.synthetic import scan, write_scan
+
+
+def test_the_files_and_what_they_say(tmp_path):
+    models = load_models(write_model(tmp_path / "model"))
+    write_bundle(tmp_path / "bundle", models, own_section(models[0]), name="organ")
+    config = json.loads((tmp_path / "bundle" / "configs" / "inference.json").read_text())
+    metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    # What MONAI's own list of a bundle's properties asks for.
+    required = {"bundle_root", "device", "dataset_dir", "dataset", "evaluator", "network_def", "inferer"}
+    assert required <= config.keys()
+    assert config["settings"]["mirror"] is False
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {
+        "0": "background",
+        "1": "organ",
+        "2": "lesion",
+    }
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [16, 16, 16]
+    assert metadata["required_packages_version"]["medseg"]
+    assert (tmp_path / "bundle" / "models" / "model.pt").stat().st_size > 0
+
+
+def test_what_a_bundle_cannot_hold(tmp_path):
+    one, other = (load_models(write_model(tmp_path / str(d), dimensions=d)) for d in (2, 3))
+    with pytest.raises(ModelError, match="is of another configuration"):
+        write_bundle(tmp_path / "bundle", [*one, *other], own_section(one[0]), name="two")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_monais_command_draws_infers_masks(tmp_path):
+    from medseg.exchange.export import Checks, export_bundle
+
+    members = {f"fold_{k}": write_model(tmp_path / str(k), seed=k) for k in range(2)}
+    save_ensemble(tmp_path / "model", members)
+    images = [
+        write_scan(scan(name), tmp_path, case_id=name)[0]
+        for name in ("oblique_flipped", "permuted_flipped", "anisotropic")
+    ]
+    certificate = export_bundle(
+        tmp_path / "model", tmp_path / "bundle", checks=Checks(tuple(((image,), None) for image in images))
+    )
+    assert certificate is not None
+    assert certificate.passed
+    assert [case.differing_voxels for case in certificate.cases] == [0, 0, 0]
+    assert certificate.summary()["largest_score_difference"] == 0.0
+
+    from medseg.exchange.bundle import run_bundle
+
+    run_bundle(tmp_path / "bundle", tmp_path / "images", tmp_path / "masks", threads=1)
+    predictor = medseg.load(tmp_path / "model")
+    for image in images:
+        own = predictor.predict(image, output=tmp_path / "own.nii.gz")
+        assert len(np.unique(own.array)) > 1
+        assert (tmp_path / "masks" / image.name).read_bytes() == (tmp_path / "own.nii.gz").read_bytes()
+
+
+@pytest.mark.slow
+def test_monai_verifies_the_network(tmp_path):
+    from monai.bundle import verify_net_in_out
+
+    models = load_models(write_model(tmp_path / "model", channels=2))
+    write_bundle(tmp_path / "bundle", models, own_section(models[0]), name="organ")
+    configs = tmp_path / "bundle" / "configs"
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        device="cpu",
+    )
