@@ -99,6 +99,7 @@ class Cluster:
         Raises:
             EnvironmentFault: the scheduler is lost, or a worker can't see the folder or has another medseg.
         """
+        self._refuse_strangers()
         mark = folder / f"{MARK}{secrets.token_hex(8)}"
         mark.touch()
         flights: dict[Future, _Flight] = {}
@@ -139,6 +140,15 @@ class Cluster:
                     again.append(flight)
                 else:
                     yield outcome
+
+    def _refuse_strangers(self) -> None:
+        """Dask retries for ever what a machine can't unpickle, so it is asked beforehand."""
+        found = self._client.get_versions(packages=["medseg"])
+        machines = {"the scheduler": found["scheduler"], **found["workers"]}
+        for name, facts in machines.items():
+            if (facts or {}).get("packages", {}).get("medseg") is None:
+                who = name if name == "the scheduler" else "a worker"
+                raise EnvironmentFault(f"cluster: {who} has no medseg, expected it installed there as here")
 
     def _submit(
         self,

@@ -200,9 +200,11 @@ def _check(made: Scans, trial: Trial) -> None:
             trial.unexplained.append(f"{case_id}: {line.get('status')}, {line.get('reason')}")
     trial.wrong += _wrong_masks(made, trial.good)
     masks = {f"{case_id}.nii.gz" for case_id in trial.good}
-    known = masks | {f"{name}{_SIDECAR}" for name in masks} | {"report.jsonl", "report.csv", "stage.json"}
-    known |= {"itksnap_labels.txt"}
-    trial.left_over += sorted(path.name for path in made.output.iterdir() if path.name not in known)
+    known = masks | {f"{name}{_SIDECAR}" for name in masks}
+    for path in sorted(made.output.iterdir()):
+        journal, hidden = path.match("report-*.jsonl"), path.name.startswith(".")
+        if journal or hidden or (".nii.gz" in path.name and path.name not in known):
+            trial.left_over.append(path.name)
 
 
 def _wrong_masks(made: Scans, good: Sequence[str]) -> list[str]:

@@ -8,8 +8,8 @@ import pool_tasks as tasks
 import pytest
 
 from medseg.errors import EnvironmentFault, UsageError
-from medseg.runner import run_cases
-from medseg.runner.cluster import connect
+from medseg.runner import cluster_worker, run_cases
+from medseg.runner.cluster import Cluster, connect
 from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 from medseg.runner.cluster_worker import versions
 from tests.reliability import cluster_faults
@@ -46,6 +46,22 @@ def test_flags_that_make_no_sense(arguments, message):
 
 def test_versions_of_what_computes_have_to_agree():
     assert {"python", "medseg", "numpy", "scipy", "torch"} <= set(versions())
+
+
+class Strange:
+    def get_versions(self, packages):
+        return {"scheduler": {"packages": {"medseg": "1"}}, "workers": {"tcp://there": {"packages": {"medseg": None}}}}
+
+
+def test_a_worker_without_medseg_ends_the_run_before_it_begins(tmp_path):
+    with pytest.raises(EnvironmentFault, match="a worker has no medseg"):
+        list(Cluster(Strange()).run_cases(tasks.double, [("one", 1)], folder=tmp_path))
+
+
+def test_a_worker_without_the_folder_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "_SEEN_SECONDS", 0.0)
+    with pytest.raises(EnvironmentFault, match=r"does not see masks, expected the same folder"):
+        cluster_worker.do_case(tasks.double, 1, mark=tmp_path / "masks" / "mark", expected=versions(), level=20)
 
 
 @pytest.fixture(scope="module")
@@ -103,26 +119,10 @@ class TestWorkers:
         assert {outcome.kind for outcome in found.values()} == {"ok"}
         assert sorted(outcome.value for outcome in found.values()) == list(range(6))
 
-    def test_a_worker_without_the_folder_ends_the_run(self, cluster, tmp_path, monkeypatch):
-        # As if the worker looked at another disk: the mark is taken away before it looks.
-        monkeypatch.setattr(Path, "touch", lambda self: None)
-        with pytest.raises(EnvironmentFault, match=r"does not see .*, expected the same folder"):
-            list(cluster.run_cases(tasks.double, [("one", 1)], folder=tmp_path))
-
     def test_another_version_ends_the_run(self, cluster, tmp_path, monkeypatch):
         monkeypatch.setattr("medseg.runner.cluster.versions", lambda: {**versions(), "torch": "0.1"})
         with pytest.raises(EnvironmentFault, match=r"has torch .* \(here 0.1\), expected the same"):
             list(cluster.run_cases(tasks.double, [("one", 1)], folder=tmp_path))
-
-    def test_a_task_that_workers_lack_ends_the_run(self, cluster, tmp_path, monkeypatch):
-        import sys
-        import types
-
-        module = types.ModuleType("only_here")
-        exec("def task(item): return item", module.__dict__)
-        monkeypatch.setitem(sys.modules, "only_here", module)
-        with pytest.raises(EnvironmentFault, match="can't run the cases"):
-            list(cluster.run_cases(module.task, [("one", 1)], folder=tmp_path))
 
     def test_an_end_in_the_middle_leaves_nothing(self, cluster, tmp_path):
         running = cluster.run_cases(tasks.sleep_seconds, [(str(n), 0.01) for n in range(50)], folder=tmp_path)
