@@ -65,8 +65,8 @@ class PrepareSection(Section):
     """Whose rules fit network, patch and batch: nnU-Net's plain U-Net, one of its residual-encoder presets, or small: ours for
     minutes on few cores."""
     memory_gb: Positive | None = None
-    """Memory that patch and batch are fitted to; null takes the preset's own (8 GB; 24 for L, 40 for XL), or less where the device has
-    less."""
+    """Memory that patch and batch are fitted to; null takes the preset's own (8 GB; 24 for L, 40 for XL), or less where the
+    device has less."""
     spacing_xyz_mm: Spacing | None = None
     """Target voxel size; null takes the plan's (median of the training cases, nnU-Net's rule)."""
     patch_size_xyz: Size | None = None

@@ -82,7 +82,7 @@ class AugmentationSection(Section):
     gamma: Probability = 0.3
     gamma_inverted: Probability = 0.1
     previous_reshaped: Probability = 0.4
-    """Of a cascade's second stage: half the classes of the first stage's mask are dilated, eroded, opened or closed by a ball."""
+    """Of a cascade's second stage: half the classes of the first mask are dilated, eroded, opened or closed by a ball."""
     previous_removed: Probability = 0.2
     """Of a cascade's second stage: half the classes of the first stage's mask lose one connected component."""
     extra: tuple[ExtraTransformSection, ...] = ()

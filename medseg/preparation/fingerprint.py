@@ -69,8 +69,8 @@ class Fingerprint:
     """See the module.
 
     ``intensities`` has None for a channel without any foreground. ``orders`` has per axis the classes that always lie in one
-    order, or None. ``structure_xyz_mm`` is what nine of ten cases' foreground spans per axis, in mm (90th percentile); None where
-    no case has any.
+    order, or None. ``structure_xyz_mm`` is what nine of ten cases' foreground spans per axis, in mm (90th percentile); None
+    where no case has any.
     """
 
     cases: Mapping[str, CaseGeometry]
@@ -178,7 +178,9 @@ def foreground_extent(classes: npt.NDArray[np.uint8]) -> tuple[int, int, int] | 
 
 def structure_size(extents_mm: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
     """What nine of ten cases' foreground spans per axis: the 90th percentile of ``extents_mm``; None without any."""
-    return _floats(np.percentile(np.asarray(extents_mm, np.float64), 90, axis=0)) if extents_mm else None
+    if not extents_mm:
+        return None
+    return _floats(np.percentile(np.asarray(extents_mm, np.float64), 90, axis=0).tolist())
 
 
 def sketch_intensities(

@@ -135,7 +135,9 @@ def _patch(choice: Choice, section: PrepareSection, memory_gb: float) -> str:
     if section.patch_size_xyz is not None:
         return f"{_AS_ASKED}; an axis is halved only while it divides evenly."
     if network.tightened:
-        return "The smallest that the strides divide and that holds the labelled structures of nine in ten training cases."
+        return (
+            "The smallest that the strides divide and that holds the labelled structures of nine in ten training cases."
+        )
     if network.shrunk:
         return (
             f"Largest patch of the median scan's proportions whose network fits {memory_gb:g} GB with a batch of 2, as "

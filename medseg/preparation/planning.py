@@ -259,14 +259,17 @@ class _DataSet:
             raise ConfigError([f"prepare.patch_size_xyz: is {list(patch)}, expected 1 along {'xyz'[through]}; {what}"])
         median, voxels = self._median_and_voxels(spacing)
         network = self._network(spacing, median, voxels, _planning_order(spacing)[1:], patch)
+        over_batch = not self.preset.tight
         if self.fingerprint.planar:
-            return Choice("2d", 2, None, spacing, median, network, batch_dice=not self.preset.tight)
+            return Choice("2d", 2, None, spacing, median, network, batch_dice=over_batch)
         # Slices are never resampled along their stack: each case keeps its own spacing there.
         spacing, median = spacing.copy(), median.copy()
         spacing[through] = np.median(self.fingerprint.spacings()[:, through])
         median[through] = np.median(self.fingerprint.shapes()[:, through])
         axis = None if percentile_axis == through else percentile_axis
-        return Choice("2d", 2, cast("Axis", through), spacing, median, network, batch_dice=not self.preset.tight, percentile_axis=axis)
+        return Choice(
+            "2d", 2, cast("Axis", through), spacing, median, network, batch_dice=over_batch, percentile_axis=axis
+        )
 
     def _median_and_voxels(self, spacing: Vector) -> tuple[Vector, float]:
         median = self._median_shape(spacing)

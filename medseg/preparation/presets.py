@@ -66,12 +66,11 @@ class PresetRules:
         return (1 if self.residual else 2,) * (stages - 1)
 
 
+_THIN = {3: (16, 48, 96, 192), 2: (16, 32, 64, 128, 256)}
+
 PRESETS: dict[Preset, PresetRules] = {
     "plain": PresetRules("nnU-Net's plain U-Net", 8.0, {3: 560e6, 2: 85e6}, False, 0.05),
-    "small": PresetRules(
-        "the preset for small budgets", 8.0, {3: 560e6, 2: 85e6}, False, 0.05,
-        widths={3: (16, 48, 96, 192), 2: (16, 32, 64, 128, 256)}, tight=True,
-    ),  # fmt: skip
+    "small": PresetRules("the preset for small budgets", 8.0, {3: 560e6, 2: 85e6}, False, 0.05, _THIN, tight=True),
     "resenc_m": PresetRules("nnU-Net's ResEnc M", 8.0, {3: 680e6, 2: 135e6}, True, 1.0),
     "resenc_l": PresetRules("nnU-Net's ResEnc L", 24.0, {3: 2100e6, 2: 380e6}, True, 1.0),
     "resenc_xl": PresetRules("nnU-Net's ResEnc XL", 40.0, {3: 3600e6, 2: 560e6}, True, 1.0),

@@ -302,9 +302,7 @@ def _image_sha256s(examined: _Examined, case_id: str) -> list[str]:
     return [fixed.sha256 for fixed in examined.files[case_id][:count]]
 
 
-def _work_of(
-    examined: _Examined, case_id: str, plan: Plan, output: Path, previous: PreviousStage | None
-) -> CaseWork:
+def _work_of(examined: _Examined, case_id: str, plan: Plan, output: Path, previous: PreviousStage | None) -> CaseWork:
     facts, inputs = examined.facts[case_id], examined.inputs[case_id]
     assert facts.geometry is not None  # a case without is a bad one
     geometry = facts.geometry

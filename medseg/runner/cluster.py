@@ -37,6 +37,7 @@ GPU = "GPU"
 _LOST_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
 _SAY_SECONDS = 30.0
+_ASK_SECONDS = 30.0
 _PER_THREAD = 2
 """Cases with a worker per case that it does: the next one is there when it ends one."""
 
@@ -143,7 +144,11 @@ class Cluster:
 
     def _refuse_strangers(self) -> None:
         """Dask retries for ever what a machine can't unpickle, so it is asked beforehand."""
-        found = self._client.get_versions(packages=["medseg"])
+        ask = self._client._get_versions  # noqa: SLF001 - get_versions has no time limit, and a frozen worker never answers
+        try:
+            found = self._client.sync(ask, packages=["medseg"], callback_timeout=_ASK_SECONDS)
+        except TimeoutError:
+            return
         machines = {"the scheduler": found["scheduler"], **found["workers"]}
         for name, facts in machines.items():
             if (facts or {}).get("packages", {}).get("medseg") is None:

@@ -182,7 +182,10 @@ def test_the_low_resolution_holds_a_quarter_of_a_large_scan():
 
 
 def test_a_cascades_second_stage_is_the_full_resolution_with_mask_channels():
-    large, labels = fingerprint((512, 512, 400), (0.8, 0.8, 1.0), cases=100), {"background": (0,), "a": (1, 2), "b": (2, 3)}
+    large, labels = (
+        fingerprint((512, 512, 400), (0.8, 0.8, 1.0), cases=100),
+        {"background": (0,), "a": (1, 2), "b": (2, 3)},
+    )
     full = plan(large)
     made = plan(large, configuration="3d_cascade_fullres", previous_work="low")
     assert (made.configuration, full.configuration) == ("3d_cascade_fullres", "3d_fullres")

@@ -200,7 +200,12 @@ def test_the_first_stages_mask_lies_beside_the_labels(tmp_path):
     rng = np.random.default_rng(0)
     labels, previous = (rng.random((2, *shape)) < 0.3).astype(np.uint8)
     image, path = rng.normal(size=(1, *shape)).astype(np.float32), tmp_path / "a.bin"
-    given = {"image": image, "grid": plain_grid(shape), "dtype": "float32", "locations": {1: np.flatnonzero(labels)[:9]}}
+    given = {
+        "image": image,
+        "grid": plain_grid(shape),
+        "dtype": "float32",
+        "locations": {1: np.flatnonzero(labels)[:9]},
+    }
     write_case(path, labels=labels, previous=previous, **given)
     case, box = StoredCase("a", path), (slice(10, 50), slice(20, 50), slice(0, 5))
     assert case.has_previous

@@ -49,7 +49,9 @@ def test_versions_of_what_computes_have_to_agree():
 
 
 class Strange:
-    def get_versions(self, packages):
+    _get_versions = None
+
+    def sync(self, ask, **_):
         return {"scheduler": {"packages": {"medseg": "1"}}, "workers": {"tcp://there": {"packages": {"medseg": None}}}}
 
 
@@ -76,7 +78,7 @@ def pair(tmp_path_factory):
         here = LocalCluster(
             n_workers=2,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address=":0",
             memory_limit=0,
             local_directory=str(tmp_path_factory.mktemp("dask")),
         )
