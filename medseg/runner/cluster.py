@@ -263,6 +263,10 @@ def connect(address: str, *, workers: int | None = None, lost_seconds: float = _
     Raises:
         EnvironmentFault: Dask is not installed, or nobody answers.
     """
+    if address.endswith(".json") and not Path(address).is_file():  # Dask would wait for it for ever
+        raise EnvironmentFault(
+            f"--cluster: {Path(address).name} is not there; start 'dask scheduler --scheduler-file' first"
+        )
     try:
         from distributed import Client
     except ImportError as error:

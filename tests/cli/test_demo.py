@@ -26,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def state(work: Path) -> dict[str, tuple[str, int]]:
     """Hash of what the stages made, and the time stamp of what takes work; summaries may be written again, the same."""
-    passing = {"stage.json", "tracking.json", "report.jsonl", "checks.json"}
+    passing = {"stage.json", "tracking.json", "report.jsonl", "report.csv", "review.csv", "checks.json"}
     summaries = {"index.json", "metrics.json", "cases.csv"}
     files = [
         path for name in RESULTS for path in (work / name).rglob("*") if path.is_file() and path.name not in passing
