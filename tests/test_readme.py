@@ -49,10 +49,10 @@ def test_every_verb_is_in_the_readme_and_every_verb_there_exists():
     named = {
         word
         for cell in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
-        for word in re.findall(r"`(?:medseg )?(\w+)", cell)
+        for word in re.findall(r"`(?:medseg )?([\w-]+)", cell)
     }
     assert named <= set(_VERBS)
-    assert set(_VERBS) <= set(re.findall(r"\w+", README))
+    assert set(_VERBS) <= set(re.findall(r"[\w-]+", README))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
