@@ -99,8 +99,11 @@ def _timed(name: str, command: list[str], folder: Path) -> Row:
 
 def _own(args: argparse.Namespace) -> None:
     """What `medseg infer SCANS --model MODEL --output WORK` does, with a precision that no config is needed for."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both as the medseg command sets them
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # all as the medseg command sets them
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from medseg.runner.resources import keep_freed_memory
+
+    keep_freed_memory()
     import torch
 
     from medseg.inference.cases import find_cases
@@ -144,7 +147,7 @@ def _masks(folder: Path) -> dict[str, np.ndarray]:
     import nibabel
 
     found = sorted(folder.glob("*.nii.gz"))
-    return {path.name.removesuffix("_0000.nii.gz"): np.asarray(nibabel.load(path).dataobj) for path in found}
+    return {path.name.partition(".")[0].removesuffix("_0000"): np.asarray(nibabel.load(path).dataobj) for path in found}
 
 
 def _agreement(folder: Path, other: Path) -> tuple[list[float], float]:
@@ -152,7 +155,7 @@ def _agreement(folder: Path, other: Path) -> tuple[list[float], float]:
     ours, theirs = _masks(folder), _masks(other)
     dice, equal, voxels = [], 0, 0
     for name, mask in theirs.items():
-        own = next(array for key, array in ours.items() if key.split(".")[0] == name.split(".")[0])
+        own = ours[name]
         dice.append(_dice(own, mask))
         equal, voxels = equal + int((own == mask).sum()), voxels + mask.size
     return dice, equal / voxels

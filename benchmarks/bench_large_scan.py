@@ -76,6 +76,9 @@ def _model():
 def _own(args: argparse.Namespace) -> dict[str, object]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from medseg.runner.resources import keep_freed_memory
+
+    keep_freed_memory()
     import torch
 
     from medseg.config.sections import InferSection

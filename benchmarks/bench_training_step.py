@@ -67,8 +67,11 @@ def _run(command: list[str]) -> dict[str, Any]:
 
 
 def _own_steps(args: argparse.Namespace) -> dict[str, Any]:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both as the medseg command sets them
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # all as the medseg command sets them
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from medseg.runner.resources import keep_freed_memory
+
+    keep_freed_memory()
     import copy
 
     import torch

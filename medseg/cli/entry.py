@@ -20,6 +20,7 @@ from types import FrameType
 
 from medseg.config import Config, load_config
 from medseg.errors import MedsegError, UsageError
+from medseg.runner.resources import keep_freed_memory
 
 _LOG = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def run_verb(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A few microseconds of spinning before they sleep are worth 5 to 10 % of a step of a small network.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
     args = _parse(verb, argv, add_arguments, description, needs_config)
     try:
         context = _context(args)
