@@ -51,6 +51,7 @@ def test_a_sound_set_has_nothing_urgent(data):
     assert report.exit_code == 0
 
 
+@pytest.mark.slow
 def test_planted_faults_lead_the_list(data):
     move_label(data, "case_02", (4, -3, 0))
     exchanged = data / "labels" / "case_03.nii.gz"

@@ -39,6 +39,7 @@ def test_a_damaged_or_missing_scan_is_made_again_with_the_same_bytes(tmp_path: P
     assert (first.read_bytes(), second.read_bytes()) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_damaged_record_makes_everything_again(tmp_path: Path):
     demo_data.make_data(tmp_path)

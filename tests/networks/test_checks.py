@@ -46,6 +46,7 @@ def test_values_that_make_no_network_are_refused():
         check_network(monai("SwinUNETR", feature_size=13), (64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MedNeXtS", "MedNeXtB", "MedNeXtM", "MedNeXtL"])
 def test_the_sizes_of_mednext_take_patches_of_32(name):
     for dimensions in (2, 3):

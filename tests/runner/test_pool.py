@@ -85,7 +85,7 @@ def test_all_workers_killed():
     assert {o.kind for o in found.values()} == {"died"}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_hang_is_stopped_at_the_limit(processes):
     items = [("slow", ("hang", 0)), ("a", ("", 1)), ("b", ("", 2))]
     found = outcomes(tasks.misbehave, items, processes=processes, timeout_seconds=2.0)
@@ -112,6 +112,7 @@ def test_large_results_pass_and_slow_callers_lose_nothing():
     assert [len(value) for value in sizes] == [3_000_000] * 4
 
 
+@pytest.mark.slow
 def test_a_slow_caller_does_not_make_cases_overdue():
     found = []
     for outcome in pool.run_cases(tasks.double, [(str(k), k) for k in range(4)], processes=2, timeout_seconds=2.0):
