@@ -149,17 +149,16 @@ def _model_sha256(folder: Path) -> str | None:
 
 
 def _inputs(context: Context) -> TrainingInputs:
-    from medseg.manifest import load_manifest
-    from medseg.preparation.settling import require_made_with
-    from medseg.preparation.store import PreparedData
-    from medseg.training.inputs import training_inputs
+    from medseg.training.inputs import open_inputs
 
     assert context.manifest_path is not None
-    manifest = load_manifest(context.manifest_path).with_series(context.experiment.data.series)
-    prepared = PreparedData.open(context.work / "prepared")
-    if not context.args.allow_changed:
-        require_made_with(context.experiment.prepare, manifest, prepared.folder)
-    return training_inputs(context.experiment, manifest, prepared, config_folder=context.args.config.parent)
+    return open_inputs(
+        context.experiment,
+        manifest_path=context.manifest_path,
+        work=context.work,
+        config_folder=context.args.config.parent,
+        allow_changed=context.args.allow_changed,
+    )
 
 
 def _record(context: Context, inputs: TrainingInputs, folder: Path, run: TrackedRun) -> None:

@@ -76,17 +76,16 @@ def _distil(context: Context) -> int:
 
 
 def _inputs(context: Context) -> TrainingInputs:
-    from medseg.manifest import load_manifest
-    from medseg.preparation.settling import require_made_with
-    from medseg.preparation.store import PreparedData
-    from medseg.training.inputs import training_inputs
+    from medseg.training.inputs import open_inputs
 
     assert context.manifest_path is not None
-    manifest = load_manifest(context.manifest_path)
-    prepared = PreparedData.open(context.work / "prepared")
-    if not context.args.allow_changed:
-        require_made_with(context.experiment.prepare, manifest, prepared.folder)
-    return training_inputs(context.experiment, manifest, prepared, config_folder=context.args.config.parent)
+    return open_inputs(
+        context.experiment,
+        manifest_path=context.manifest_path,
+        work=context.work,
+        config_folder=context.args.config.parent,
+        allow_changed=context.args.allow_changed,
+    )
 
 
 if __name__ == "__main__":

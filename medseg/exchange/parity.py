@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.durable import sha256_bytes, write_json
+from medseg.evaluation.overlap import count_overlap, dice
 from medseg.imaging import Volume, read_label_map
 from medseg.imaging.labels import IGNORE, to_classes
 from medseg.inference.ensemble import MaskMaker
@@ -231,8 +233,8 @@ def compare_masks(
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    total = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
-    return 1.0 if total == 0 else 2.0 * int(np.count_nonzero(one & other)) / total
+    value = dice(count_overlap(one, other))
+    return 1.0 if math.isnan(value) else value
 
 
 def given_scan(volume: Volume, *, label: Path | None, plan: Plan) -> Scan:

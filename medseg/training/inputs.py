@@ -13,8 +13,10 @@ from medseg.config.sections import Config, PrepareSection
 from medseg.config.train_sections import TrainSection
 from medseg.durable import sha256_bytes
 from medseg.errors import InputError
+from medseg.manifest import load_manifest
 from medseg.manifest.cases import Case, Manifest
 from medseg.preparation.plan import Plan
+from medseg.preparation.settling import require_made_with
 from medseg.preparation.store import PreparedData, StoredCase
 from medseg.training.previous import first_stage_models
 
@@ -50,6 +52,29 @@ class TrainingInputs:
     inner: tuple[str, ...] = ()
     init_from: Path | None = None
     previous: Mapping[str, Path] = field(default_factory=dict)
+
+
+def open_inputs(
+    config: Config, *, manifest_path: Path, work: Path, config_folder: Path = Path(), allow_changed: bool = False
+) -> TrainingInputs:
+    """`training_inputs` of an experiment's files: its manifest and the prepared data in ``work``.
+
+    Args:
+        config: the experiment.
+        manifest_path: the config's manifest.
+        work: folder that holds ``prepared``.
+        config_folder: where ``train.init_from`` and ``prepare.previous_work`` start.
+        allow_changed: take prepared data that were made with other settings.
+
+    Raises:
+        ChangedError: the prepared data were made with other settings, channels or labels; or as `training_inputs`.
+        InputError: nothing is prepared there; or as `training_inputs`.
+    """
+    manifest = load_manifest(manifest_path).with_series(config.data.series)
+    prepared = PreparedData.open(work / "prepared")
+    if not allow_changed:
+        require_made_with(config.prepare, manifest, prepared.folder)
+    return training_inputs(config, manifest, prepared, config_folder=config_folder)
 
 
 def training_inputs(

@@ -144,22 +144,17 @@ def test_a_dry_run_writes_nothing(tmp_path, model, capsys):
     assert not out.exists()
 
 
+def infer_command(images, model):
+    """The command in a process of its own; the output folder comes next."""
+    code = "import sys; from medseg.pipelines.infer import main; sys.exit(main())"
+    return [sys.executable, "-c", code, str(images), "--model", str(model), "--device", "cpu", "--output"]
+
+
 @pytest.mark.slow
 def test_shards_at_the_same_time_make_the_same_folder(tmp_path, model):
     for number in range(9):
         write_scan(scan("ras", seed=number), tmp_path, case_id=f"case_{number}")
-    code = "import sys; from medseg.pipelines.infer import main; sys.exit(main())"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        str(tmp_path / "images"),
-        "--model",
-        str(model),
-        "--device",
-        "cpu",
-        "--output",
-    ]
+    command = infer_command(tmp_path / "images", model)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"}
     shards = [
         subprocess.Popen(
@@ -181,18 +176,7 @@ def test_shards_at_the_same_time_make_the_same_folder(tmp_path, model):
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path, model):
     for number in range(6):
         write_scan(scan("ras", seed=number), tmp_path, case_id=f"case_{number}")
-    code = "import sys; from medseg.pipelines.infer import main; sys.exit(main())"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        str(tmp_path / "images"),
-        "--model",
-        str(model),
-        "--device",
-        "cpu",
-        "--output",
-    ]
+    command = infer_command(tmp_path / "images", model)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     subprocess.run([*command, str(tmp_path / "straight")], check=True, env=environment, capture_output=True)
