@@ -184,12 +184,13 @@ def jpeg(columns, rows, marker=0xC0):
         (b"", None),
         (b"\0" * 100, None),
     ],
+    ids=["j2k", "jp2", "jpeg", "jpeg-ls", "no frame header", "cut jpeg", "cut j2k", "empty", "zeros"],
 )
 def test_size_in_a_code_stream(stream, size):
     assert code_stream_size(stream) == size
 
 
-@pytest.mark.parametrize("stream", [j2k(65535, 65535), jpeg(65535, 65535)])
+@pytest.mark.parametrize("stream", [j2k(65535, 65535), jpeg(65535, 65535)], ids=["j2k", "jpeg"])
 def test_bomb_in_a_code_stream_is_refused_before_a_decoder_sees_it(tmp_path, monkeypatch, stream):
     syntax = JPEG2000Lossless if stream[1] == 0x4F else JPEGBaseline8Bit
     folder = compressed(tmp_path / "ct", samples.stored(2), syntax, [stream] * 2)

@@ -44,7 +44,11 @@ def test_missing_output_or_sidecar_is_not_done(output):
     assert not is_done(output, ORIGIN)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "origin": 3}', "\x00\x01"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"format": 1}', '{"format": 1, "origin": 3}', "\x00\x01"],
+    ids=["empty", "cut", "list", "no origin", "odd origin", "binary"],
+)
 def test_broken_sidecar_is_not_done(output, text):
     sidecar_path(output).write_text(text)
     assert not is_done(output, ORIGIN)
