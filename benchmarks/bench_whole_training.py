@@ -2,12 +2,12 @@
 
     benchmarks/setup_nnunet.sh /tmp/nnunet_env
     python benchmarks/bench_whole_training.py --peer-python /tmp/nnunet_env/bin/python --config configs/hippocampus.yaml \\
-        --data-root hippocampus --work /tmp/whole --minutes 5 10 30 [--folds 0 1 2 3 4] [--output benchmarks/results/whole_training_DATE.md]
+        --data-root hippocampus --work /tmp/whole --minutes 5 10 30 [--folds 0 1 2 3 4] [--output RESULT.md]
 
 Every budget is a training of its own with its own schedule, one after the other; minutes are those of training alone, from its
-start to the last weights. Both are scored by ``medseg evaluate`` on the held-out fold; of several folds all cases are pooled, each
-scored by the training that held it out. Run it with ``OMP_NUM_THREADS=1 taskset -c 0`` for one core. A second call goes on with
-what is not there yet. ``--peer-mirrors off`` leaves nnU-Net's eight-fold mirroring out of its masks, where it would take hours.
+start to the last weights. Both are scored by ``medseg evaluate`` on the held-out fold; of several folds all cases are pooled,
+each scored by the training that held it out. Run it with ``OMP_NUM_THREADS=1 taskset -c 0`` for one core. A second call goes on
+with what is not there yet. ``--peer-mirrors off`` leaves mirroring out of nnU-Net's masks, where it would take hours.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _table(
         "",
         f"`python benchmarks/bench_whole_training.py --config {args.config} --minutes {asked} --folds {folds}`",
         "",
-        f"{platform.machine()}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; seed {config.get('seed', 12345)}; "
+        f"{platform.machine()}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; seed {config.get('seed', 12345)}.",
         f"nnU-Net's mirrors {args.peer_mirrors}. Intervals: the mean's, 95 %, Student's t over cases.",
         "",
         "| who | minutes asked | took | steps x batch | cases | Dice (per class) | by fold | peak MiB |",

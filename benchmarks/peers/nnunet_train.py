@@ -4,8 +4,9 @@
 
 nnU-Net's own planning, preprocessing, trainer and validation, 3d_fullres as it comes, its splits set to the manifest's folds.
 Its polynomial schedule is fitted to the minutes: 10 epochs of as many steps as a few timed ones allow. FOLDER keeps the
-preprocessed data between calls. Where that makes less than a step an epoch it is not trained, and ``step_seconds`` says why. The last argument says whether masks are averaged over mirrors. Prints one JSON object; the
-validation masks lie in its ``predictions``.
+preprocessed data between calls. Where that makes less than a step an epoch it is not trained, and ``step_seconds`` says why.
+The last argument says whether masks are averaged over mirrors. Prints one JSON object; the validation masks lie in its
+``predictions``.
 """
 
 from __future__ import annotations
