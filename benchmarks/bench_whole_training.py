@@ -2,19 +2,23 @@
 
     benchmarks/setup_nnunet.sh /tmp/nnunet_env
     python benchmarks/bench_whole_training.py --peer-python /tmp/nnunet_env/bin/python --config configs/hippocampus.yaml \\
-        --data-root hippocampus --work /tmp/whole --minutes 5 10 30 [--output benchmarks/results/whole_training_DATE.md]
+        --data-root hippocampus --work /tmp/whole --minutes 5 10 30 [--folds 0 1 2 3 4] [--output RESULT.md]
 
 Every budget is a training of its own with its own schedule, one after the other; minutes are those of training alone, from its
-start to the last weights. Both are scored by ``medseg evaluate`` on the config's fold. Run it with ``OMP_NUM_THREADS=1 taskset
--c 0`` for one core. A second call goes on with what is not there yet.
+start to the last weights. Both are scored by ``medseg evaluate`` on the held-out fold; of several folds all cases are pooled,
+each scored by the training that held it out. Run it with ``OMP_NUM_THREADS=1 taskset -c 0`` for one core. A second call goes on
+with what is not there yet. ``--peer-mirrors off`` leaves mirroring out of nnU-Net's masks, where it would take hours.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -35,27 +39,36 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10, 30])
+    parser.add_argument("--folds", type=int, nargs="+", help="[the config's]")
     parser.add_argument("--only", choices=("peer", "medseg"))
+    parser.add_argument("--peer-mirrors", choices=("on", "off"), default="on")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     config = yaml.safe_load(args.config.read_text())
     manifest = args.config.parent / config["data"]["manifest"]
+    folds = args.folds or [config["data"]["fold"]]
     rows = []
     for minutes in args.minutes:
         for who, run in (("nnU-Net 2.8.1", _peer), ("medseg", _own)):
             if args.only in (None, "peer" if run is _peer else "medseg"):
-                rows.append((who, minutes, _once(args.work / f"{who[:6]}_{minutes:g}", run, args, config, manifest)))
+                of_folds = []
+                for fold in folds:
+                    config["data"]["fold"] = fold
+                    folder = args.work / f"{who[:6]}_{minutes:g}_fold_{fold}"
+                    of_folds.append(_once(folder, run, args, config, manifest, minutes))
+                rows.append((who, minutes, of_folds))
     text = _table(rows, args, config)
     sys.stdout.write(text)
     if args.output:
         args.output.write_text(text)
 
 
-def _once(folder: Path, run: Any, args: argparse.Namespace, config: dict[str, Any], manifest: Path) -> dict[str, Any]:
+def _once(
+    folder: Path, run: Any, args: argparse.Namespace, config: dict[str, Any], manifest: Path, minutes: float
+) -> dict[str, Any]:
     kept = folder / "result.json"
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        minutes = float(folder.name.rpartition("_")[2])
         kept.write_text(json.dumps(run(folder, args, config, manifest, minutes)))
     result: dict[str, Any] = json.loads(kept.read_text())
     return result
@@ -65,9 +78,11 @@ def _peer(
     folder: Path, args: argparse.Namespace, config: dict[str, Any], manifest: Path, minutes: float
 ) -> dict[str, Any]:
     command = [args.peer_python, _HERE / "peers/nnunet_train.py", manifest, args.data_root, args.work / "nnunet"]
-    command += [config["data"]["fold"], minutes]
+    command += [config["data"]["fold"], minutes, args.peer_mirrors]
     out = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True).stdout
     report: dict[str, Any] = json.loads(out)
+    if not report["steps"]:
+        return report
     labels = args.work / "nnunet/nnUNet_raw/Dataset001_Set/labelsTr"
     names = {name: i for i, name in enumerate(json.loads(manifest.read_text())["labels"]) if i}
     references = folder / "references"
@@ -87,6 +102,7 @@ def _own(
 ) -> dict[str, Any]:
     common: list[object] = ["--config", args.config, "--data-root", args.data_root, "--work", folder]
     common += ["--set", f"train.budget.minutes={minutes:g}", "--set", "tracking.enabled=false"]
+    common += ["--set", f"data.fold={config['data']['fold']}"]
     _medseg("prepare", *common)
     began = time.monotonic()
     peak = _medseg("train", *common)
@@ -109,32 +125,68 @@ def _medseg(*command: object) -> float:
     return usage.ru_maxrss / 1024
 
 
-def _dice(scores: Path) -> list[float]:
-    classes = json.loads((scores / "metrics.json").read_text())["classes"]
-    return [one["metrics"]["dice"]["mean"] for one in classes.values()]
+def _dice(scores: Path) -> dict[str, list[float]]:
+    """Class name to the Dice of every case."""
+    found: dict[str, list[float]] = {}
+    with (scores / "cases.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            if row["dice"]:
+                found.setdefault(row["class"], []).append(float(row["dice"]))
+    return found
 
 
-def _table(rows: list[tuple[str, float, dict[str, Any]]], args: argparse.Namespace, config: dict[str, Any]) -> str:
+def _table(
+    rows: list[tuple[str, float, list[dict[str, Any]]]], args: argparse.Namespace, config: dict[str, Any]
+) -> str:
     asked = " ".join(f"{m:g}" for m in args.minutes)
+    folds = " ".join(map(str, args.folds or [config["data"]["fold"]]))
     cores = len(os.sched_getaffinity(0))
     lines = [
-        f"# Dice against minutes, {config['name']} fold {config['data']['fold']}, {time.strftime('%Y-%m-%d')}",
+        f"# Dice against minutes, {config['name']}, {time.strftime('%Y-%m-%d')}",
         "",
-        f"`python benchmarks/bench_whole_training.py --config {args.config} --minutes {asked}`",
+        f"`python benchmarks/bench_whole_training.py --config {args.config} --minutes {asked} --folds {folds}`",
         "",
         f"{platform.machine()}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; seed {config.get('seed', 12345)}.",
+        f"nnU-Net's mirrors {args.peer_mirrors}. Intervals: the mean's, 95 %, Student's t over cases.",
         "",
-        "| who | minutes asked | took | steps x batch | Dice (per class) | peak MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| who | minutes asked | took | steps x batch | cases | Dice (per class) | by fold | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for who, minutes, r in rows:
-        each = ", ".join(f"{d:.4f}" for d in r["dice"])
-        mean = sum(r["dice"]) / len(r["dice"])
-        steps = f"{r['steps']} x {r['batch']}"
+    for who, minutes, results in rows:
+        if not results[0]["steps"]:
+            seconds = results[0]["step_seconds"]
+            lines.append(
+                f"| {who} | {minutes:g} | | does not train: {seconds:.0f} s a step of {results[0]['batch']} | | | | |"
+            )
+            continue
+        took = "-".join(f"{m:.1f}" for m in _ends([r["minutes"] for r in results]))
+        steps = "-".join(str(s) for s in _ends([r["steps"] for r in results])) + f" x {results[0]['batch']}"
+        pooled = {name: [d for r in results for d in r["dice"][name]] for name in results[0]["dice"]}
+        each = ", ".join(f"{name} {_interval(values)}" for name, values in pooled.items())
+        by_fold = ", ".join(f"{_mean_of_classes(r['dice']):.4f}" for r in results)
+        cases = len(next(iter(pooled.values())))
+        peak = max(r["peak_mib"] for r in results)
         lines.append(
-            f"| {who} | {minutes:g} | {r['minutes']:.1f} | {steps} | {mean:.4f} ({each}) | {r['peak_mib']:.0f} |"
+            f"| {who} | {minutes:g} | {took} | {steps} | {cases} | {_mean_of_classes(pooled):.4f} ({each}) | {by_fold} "
+            f"| {peak:.0f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _ends(values: list[Any]) -> list[Any]:
+    return sorted({min(values), max(values)})
+
+
+def _mean_of_classes(dice: dict[str, list[float]]) -> float:
+    return statistics.fmean(statistics.fmean(values) for values in dice.values())
+
+
+def _interval(values: list[float]) -> str:
+    from scipy.special import stdtrit
+
+    mean = statistics.fmean(values)
+    half = stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
 
 
 if __name__ == "__main__":

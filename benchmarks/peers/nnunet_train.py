@@ -1,10 +1,12 @@
 """A whole nnU-Net training in so many minutes, in nnU-Net's own environment; started by ``bench_whole_training.py``.
 
-    NNUNET_ENV/bin/python benchmarks/peers/nnunet_train.py MANIFEST DATA_ROOT FOLDER FOLD MINUTES
+    NNUNET_ENV/bin/python benchmarks/peers/nnunet_train.py MANIFEST DATA_ROOT FOLDER FOLD MINUTES [on|off]
 
 nnU-Net's own planning, preprocessing, trainer and validation, 3d_fullres as it comes, its splits set to the manifest's folds.
 Its polynomial schedule is fitted to the minutes: 10 epochs of as many steps as a few timed ones allow. FOLDER keeps the
-preprocessed data between calls. Prints one JSON object; the validation masks lie in its ``predictions``.
+preprocessed data between calls. Where that makes less than a step an epoch it is not trained, and ``step_seconds`` says why.
+The last argument says whether masks are averaged over mirrors. Prints one JSON object; the validation masks lie in its
+``predictions``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ NAME = "Dataset001_Set"
 
 def main() -> None:
     """See the module."""
-    manifest_file, data_root, folder, fold, minutes = sys.argv[1:]
+    manifest_file, data_root, folder, fold, minutes, *mirrors = sys.argv[1:]
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[name] = str(Path(folder).resolve() / name)
         Path(folder, name).mkdir(parents=True, exist_ok=True)
@@ -33,7 +35,7 @@ def main() -> None:
     os.environ.setdefault("nnUNet_n_proc_DA", "1")
     with contextlib.redirect_stdout(sys.stderr):
         prepared = prepare(json.loads(Path(manifest_file).read_text()), Path(data_root), Path(folder))
-        report = train(prepared, int(fold), float(minutes))
+        report = train(prepared, int(fold), float(minutes), mirrors=mirrors != ["off"])
     print(json.dumps(report))
 
 
@@ -92,7 +94,7 @@ def make_trainer(prepared: Path, fold: int, steps: int):
     return trainer
 
 
-def train(prepared: Path, fold: int, minutes: float) -> dict:
+def train(prepared: Path, fold: int, minutes: float, *, mirrors: bool) -> dict:
     """Trains and validates; what it took."""
     began = time.monotonic()
     trial = make_trainer(prepared, fold, 1)
@@ -106,12 +108,21 @@ def train(prepared: Path, fold: int, minutes: float) -> dict:
     for loader in (trial.dataloader_train, trial.dataloader_val):
         loader._finish()  # noqa: SLF001 - ends its process; there is no public way
     left = minutes * 60 - (time.monotonic() - began)
+    if left < per_step * EPOCHS:  # not one step an epoch: it does not train in these minutes
+        return {
+            "minutes": (time.monotonic() - began) / 60,
+            "steps": 0,
+            "batch": trial.batch_size,
+            "step_seconds": per_step,
+        }
     # A validation step is a forward pass, about a third of a training step.
     steps = max(1, round(left / per_step / EPOCHS - VALIDATION_STEPS / 3))
     trainer = make_trainer(prepared, fold, steps)
     trainer.run_training()
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if not mirrors:
+        trainer.inference_allowed_mirroring_axes = None
     trainer.perform_actual_validation()
     return {
         "minutes": seconds / 60,
