@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.crossvalidation.bootstrap import RESAMPLES
 from medseg.crossvalidation.decisions import Decision, Finding
 from medseg.crossvalidation.stage import CrossValidation
 from medseg.durable import write_json, write_text
 from medseg.evaluation.aggregate import mean_of_classes, summarise
+from medseg.evaluation.bootstrap import RESAMPLES
 from medseg.evaluation.report import Scores
 
 FORMAT = 1
