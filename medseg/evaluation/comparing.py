@@ -20,11 +20,14 @@ from medseg.evaluation.runs import ScoredRun, read_run
 from medseg.evaluation.signflip import sign_flip
 
 LEVEL = 0.95
+ALPHA = 0.05
 POWER = 0.8
 MEAN = "mean"
 """Stands where a class's name does, for each case's mean over the classes it has a value of."""
 BOOTSTRAP_SEED = 1979
-_BETTER = {metric.name: metric.better for metric in METRICS}
+_METRICS = {metric.name: metric for metric in METRICS}
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,8 @@ def judge(champion_folder: Path, challenger_folder: Path, *, metric: str = "dice
     """Whether the challenger is better than the champion on the same cases, by each case's mean over classes.
 
     Args:
-        champion_folder, challenger_folder: of scores (``cases.csv``, ``metrics.json``), or a work or cross-validation folder
-            that has one set of them.
+        champion_folder: of scores (``cases.csv``, ``metrics.json``), or a work or cross-validation folder that has one set.
+        challenger_folder: the same.
         metric: a metric for which one way is better.
 
     Raises:
@@ -65,7 +68,7 @@ def judge(champion_folder: Path, challenger_folder: Path, *, metric: str = "dice
     challenger = read_run(challenger_folder, name="challenger")
     field = comparable((champion, challenger), metrics=(metric,))
     (found,) = [one for one in compare_pairs(field) if one.class_name == MEAN]
-    better = found.p_value < 1 - LEVEL and found.favours == 1
+    better = found.p_value <= ALPHA and found.favours == 1
     word = "better" if better else "not shown to be better"
     reason = (
         f"{metric} {found.difference:+.4f} ({interval_words(found.low, found.high)}, p = {found.p_value:.3g}, "
@@ -114,16 +117,26 @@ class Field:
     patients: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
-    def values(self, run: ScoredRun, metric: str, class_name: str) -> npt.NDArray[np.float64]:
-        """One per case, NaN where the case has none; of ``MEAN`` the mean over the classes that have one."""
-        if class_name != MEAN:
-            found = run.values[metric].get(class_name, {})
-            return np.array([found.get(case, math.nan) for case in self.cases])
-        table = np.stack([self.values(run, metric, name) for name in self.class_names])
-        known = ~np.isnan(table)
-        with np.errstate(invalid="ignore"):
-            mean: npt.NDArray[np.float64] = np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
-        return mean
+    def table(self, metric: str, class_name: str) -> FloatArray:
+        """(runs, cases) values; NaN in a whole column where any run has none.
+
+        A structure that is rightly absent from one mask and a false alarm in another counts the best value for the first, for
+        otherwise the false alarm would cost nothing. Where no run has it, the case is left out. ``MEAN`` is the mean over the
+        classes that count for a case, the same ones for every run.
+        """
+        if class_name == MEAN:
+            tables = np.stack([self.table(metric, name) for name in self.class_names])
+            known = ~np.isnan(tables)
+            with np.errstate(invalid="ignore"):
+                mean: FloatArray = np.where(known, tables, 0).sum(axis=0) / known.sum(axis=0)
+            return mean
+        found = [run.values[metric].get(class_name, {}) for run in self.runs]
+        table = np.array([[own.get(case, math.nan) for case in self.cases] for own in found])
+        absent = np.array([[case in run.absent.get(class_name, ()) for case in self.cases] for run in self.runs])
+        alarm = ~np.isnan(table).all(axis=0)
+        table[np.isnan(table) & absent & alarm] = 0.0 if _METRICS[metric].worst == "diagonal" else 1.0
+        table[:, np.isnan(table).any(axis=0)] = math.nan
+        return table
 
 
 def comparable(runs: Sequence[ScoredRun], *, metrics: Sequence[str]) -> Field:
@@ -215,8 +228,8 @@ def _shared_metrics(
 
 
 def _metric_fault(runs: Sequence[ScoredRun], name: str, class_names: Sequence[str]) -> str | None:
-    if _BETTER.get(name) is None:
-        known = ", ".join(metric for metric, better in _BETTER.items() if better)
+    if name not in _METRICS or _METRICS[name].better is None:
+        known = ", ".join(metric.name for metric in METRICS if metric.better)
         return f"is no metric that can be compared, expected one of {known}"
     if missing := [run.name for run in runs if name not in run.values]:
         return f"is not in the scores of {', '.join(missing)}; run medseg evaluate again"
@@ -306,11 +319,12 @@ def tie_margin(metric: str) -> float:
 
 def compare_pairs(field: Field) -> list[PairDifference]:
     """Every pair of runs, metric and class, the mean over classes first; combinations that no case has are left out."""
-    found = []
-    for first, second in combinations(field.runs, 2):
-        columns = [(metric, name) for metric in field.metrics for name in (MEAN, *field.class_names)]
-        values = [(field.values(first, *column), field.values(second, *column)) for column in columns]
-        found += _compare_columns(field, (first.name, second.name), columns, values)
+    columns = [(metric, name) for metric in field.metrics for name in (MEAN, *field.class_names)]
+    tables = [field.table(*column) for column in columns]
+    found: list[PairDifference] = []
+    for first, second in combinations(range(len(field.runs)), 2):
+        names = field.runs[first].name, field.runs[second].name
+        found += _compare_columns(field, names, columns, [(table[first], table[second]) for table in tables])
     return found
 
 
@@ -318,14 +332,14 @@ def _compare_columns(
     field: Field,
     names: tuple[str, str],
     columns: Sequence[tuple[str, str]],
-    values: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
+    values: Sequence[tuple[FloatArray, FloatArray]],
 ) -> Iterable[PairDifference]:
     patient_names = [field.patients[case] for case in field.cases]
     patients, index = np.unique(np.asarray(patient_names), return_inverse=True)
     differences = np.stack([second - first for first, second in values], axis=1)
     known = ~np.isnan(differences)
     sums, counts = (
-        np.stack([np.bincount(index, column, len(patients)) for column in table.T.astype(np.float64)], axis=1)
+        np.stack([np.bincount(index, column, len(patients)) for column in table.T], axis=1, dtype=np.float64)
         for table in (np.where(known, differences, 0.0), known)
     )
     flips = sign_flip(sums, counts, level=LEVEL)
@@ -347,7 +361,7 @@ def _compare_columns(
 def _difference(
     names: tuple[str, str],
     column: tuple[str, str],
-    sides: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    sides: tuple[FloatArray, FloatArray],
     patients: list[str],
     *,
     interval: tuple[float | None, float | None],
@@ -355,7 +369,7 @@ def _difference(
 ) -> PairDifference:
     first, second = sides
     effect = paired_effect((second - first).tolist(), patients, level=LEVEL, seed=BOOTSTRAP_SEED)
-    sign = 1 if _BETTER[column[0]] == "higher" else -1
+    sign = 1 if _METRICS[column[0]].better == "higher" else -1
     margin = tie_margin(column[0])
     gains = sign * (second - first)
     wins, losses = int((gains > margin).sum()), int((gains < -margin).sum())
@@ -389,15 +403,13 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _patient_means(differences: npt.NDArray[np.float64], patients: Sequence[str]) -> npt.NDArray[np.float64]:
+def _patient_means(differences: FloatArray, patients: Sequence[str]) -> FloatArray:
     names, index = np.unique(np.asarray(patients), return_inverse=True)
-    means: npt.NDArray[np.float64] = np.bincount(index, differences, len(names)) / np.bincount(
-        index, minlength=len(names)
-    )
+    means: FloatArray = np.bincount(index, differences, len(names)) / np.bincount(index, minlength=len(names))
     return means
 
 
-def wilcoxon_p(differences: npt.NDArray[np.float64]) -> float | None:
+def wilcoxon_p(differences: FloatArray) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test (exact where scipy can, zeros dropped); 1 where nothing differs.
 
     Args:
@@ -414,7 +426,7 @@ def wilcoxon_p(differences: npt.NDArray[np.float64]) -> float | None:
     return float(wilcoxon(kept).pvalue) if len(kept) else 1.0
 
 
-def detectable_difference(differences: npt.NDArray[np.float64]) -> float | None:
+def detectable_difference(differences: FloatArray) -> float | None:
     """The true mean difference that as many patients with this spread show with 80 % power in a two-sided test at 5 %.
 
     (t_{0.975} + t_{0.8}) SD / sqrt(n) with n - 1 degrees of freedom, the usual approximation of the noncentral t's.

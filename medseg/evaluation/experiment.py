@@ -11,6 +11,7 @@ from medseg.errors import InputError, ManifestError
 from medseg.evaluation.flags import parse_labels, parse_tolerance
 from medseg.evaluation.matching import CasePaths, match_folders, match_references
 from medseg.evaluation.protocol import Protocol, make_protocol
+from medseg.evaluation.subgroups import Groups, manifest_groups
 from medseg.manifest import Case, Manifest, resolve
 
 
@@ -25,6 +26,8 @@ class CaseSet:
         notes: sentences for the report.
         inputs: name to sha256 of what else was read.
         scans: case id to the image a picture of its result is drawn on; empty where none is known.
+        patients: case id to its patient; empty where each case is another's, or nobody knows.
+        groups: column of the manifest to case id to its value there, for tables per subgroup.
     """
 
     name: str
@@ -33,6 +36,8 @@ class CaseSet:
     notes: Sequence[str] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     scans: Mapping[str, Path] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
+    groups: Groups = field(default_factory=dict)
 
 
 def manifest_pairs(
@@ -91,7 +96,7 @@ def manifest_set(
 
     Raises:
         InputError: see :func:`manifest_pairs`.
-        UsageError: the section's tolerances do not fit the manifest's labels.
+        UsageError: the section's tolerances do not fit the manifest's labels, or it names a column that no case has.
     """
     wanted = set(case_ids)
     cases = [case for case in (*manifest.training, *manifest.testing) if case.id in wanted]
@@ -107,7 +112,16 @@ def manifest_set(
     pairs = manifest_pairs(manifest, cases, predictions=predictions, data_root=data_root, allow_outside=allow_outside)
     several = sum(len(case.labels) > 1 for case in cases)
     notes = (f"{several} cases have several references; each was scored against its first",) if several else ()
-    return CaseSet(name=name, pairs=pairs, protocol=protocol, notes=notes, inputs={"manifest": manifest.sha256})
+    every = (*manifest.training, *manifest.testing)
+    return CaseSet(
+        name=name,
+        pairs=pairs,
+        protocol=protocol,
+        notes=notes,
+        inputs={"manifest": manifest.sha256},
+        patients={case.id: case.patient for case in every},
+        groups=manifest_groups(every, section.subgroups),
+    )
 
 
 def folder_set(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class ScoredRun:
     Attributes:
         name: what tables call it.
         values: metric to class to case to the value that counts under the policy; NaN-free, a case without one is left out.
+        absent: class to the cases in which neither mask has it.
         patients: case id to a name of its patient; the case itself where the file doesn't tell.
         references: case id to the sha256 of its reference; empty for files of format 1.
         labels: class name to file values, background first.
@@ -33,6 +35,7 @@ class ScoredRun:
 
     name: str
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
+    absent: Mapping[str, frozenset[str]]
     patients: Mapping[str, str]
     references: Mapping[str, str]
     labels: Mapping[str, list[int]]
@@ -55,7 +58,7 @@ class ScoredRun:
 
 
 def scores_folder(folder: Path) -> Path:
-    """The folder with ``metrics.json`` that is meant: itself, a cross-validation's reported scores, or a work folder's only set.
+    """The folder with ``metrics.json`` that is meant: itself, a cross-validation's reported scores, a work folder's only set.
 
     Raises:
         InputError: there is none.
@@ -101,6 +104,10 @@ def read_run(folder: Path, *, name: str | None = None) -> ScoredRun:
     return ScoredRun(
         name=shown,
         values=_values(rows, content),
+        absent={
+            name: frozenset(row["case"] for row in rows if row["class"] == name and row["situation"] == "both_empty")
+            for name in content["classes"]
+        },
         patients={row["case"]: row.get("patient") or row["case"] for row in rows},
         references=content["identity"].get("references", {}),
         labels=content["labels"],
@@ -115,8 +122,8 @@ def _values(rows: list[dict[str, str]], content: Mapping[str, Any]) -> dict[str,
     for row in rows:
         diagonal = float(row["image_diagonal_mm"])
         for name in names:
-            raw = float(row[name]) if row[name] else float("nan")
+            raw = float(row[name]) if row[name] else math.nan
             value = counted_value(raw, _BY_NAME[name].worst_value(diagonal), row["situation"], policy)  # type: ignore[arg-type]
-            if value == value:  # no NaN
+            if not math.isnan(value):
                 found[name].setdefault(row["class"], {})[row["case"]] = value
     return found

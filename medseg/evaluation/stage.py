@@ -103,13 +103,15 @@ def run_evaluate(
         scores = Scores(
             name=cases.name,
             rows=rows,
-            classes=summarise(rows, protocol.class_names, protocol.policy),
+            classes=summarise(rows, protocol.class_names, protocol.policy, cases.patients),
             missing=tuple(pair.case_id for pair in cases.pairs if pair.prediction is None and pair.fault is None),
             extra=tuple(pair.case_id for pair in cases.pairs if pair.reference is None and pair.fault is None),
             failed=failed,
             inputs={case_id: (files[case_id][0].sha256, files[case_id][1].sha256) for case_id in rows},
             protocol=protocol,
             notes=tuple(cases.notes),
+            patients=cases.patients,
+            groups=cases.groups,
         )
         write_scores(scores, output)
     return EvaluateReport(scores=scores, scored=len(rows) - kept_count, kept=kept_count)
