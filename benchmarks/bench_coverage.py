@@ -292,7 +292,8 @@ def main() -> None:
     started = time.process_time()
     error = 100 * math.sqrt(0.95 * 0.05 / replicates)
     print(
-        f"{replicates:,} replicates a line (half for distances, a third for several scans a patient): Monte-Carlo error of 95 % is {error:.2f} points (one SE).\n{RESAMPLES:,} resamples"
+        f"{replicates:,} replicates a line (half for distances, a third for several scans a patient); one SE of 95 % is "
+        f"{error:.2f} points. {RESAMPLES:,} resamples.\n"
     )
     for distribution in DISTRIBUTIONS:
         print(

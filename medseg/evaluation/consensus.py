@@ -50,8 +50,8 @@ def staple(masks: BoolArray, *, prior: float | None = None) -> Staple:
     which the raters say the same are counted, not computed one by one: R raters have at most 2^R patterns.
 
     Args:
-        masks: (R, ...) bool, one mask per rater, R at least 1. Cut to a box round all of them: background that every rater
-            agrees about makes the specificities, and with them the estimate, depend on the image's size.
+        masks: (R, ...) bool, one mask per rater, R at least 1, cut to the region that is judged: background on which all raters
+            agree raises the specificities, and with them changes the estimate.
         prior: share of voxels in the structure; None takes the mean share over the raters.
 
     Returns:
@@ -118,8 +118,9 @@ def consensus_classes(
 ) -> tuple[ClassArray, Mapping[int, Staple]]:
     """One array of class indices from several raters'.
 
-    Majority: the class with most votes, background where no class has more than half of them. STAPLE: per class, on the box
-    round all raters' masks of it; the class of the highest probability where one is at least one half, else background.
+    Majority: the class that more than half of the raters have, else background. STAPLE: of the classes with a probability of
+    at least one half the likeliest, else background; per class it looks at the box round all raters' masks, made twice as long
+    along every axis (as far as the image goes), for with all of an image's background every rater would look specific.
 
     Args:
         raters: (X, Y, Z) uint8 class indices each, on one grid.
@@ -155,4 +156,9 @@ def _box(mask: BoolArray) -> tuple[slice, ...] | None:
     from scipy.ndimage import find_objects
 
     (box,) = find_objects(mask.astype(np.uint8), max_label=1)
-    return None if box is None else tuple(box)
+    if box is None:
+        return None
+    margins = [(side.stop - side.start + 1) // 2 for side in box]
+    return tuple(
+        slice(max(0, side.start - margin), side.stop + margin) for side, margin in zip(box, margins, strict=True)
+    )
