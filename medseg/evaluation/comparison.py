@@ -12,14 +12,12 @@ import numpy as np
 
 from medseg.durable import FolderLock, write_json, write_text
 from medseg.evaluation.bootstrap import RESAMPLES as PAIR_RESAMPLES
+from medseg.evaluation.common_ground import MEAN, Field, comparable
 from medseg.evaluation.comparing import (
     ALPHA,
     LEVEL,
-    MEAN,
     POWER,
-    Field,
     PairDifference,
-    comparable,
     compare_pairs,
     holm,
     interval_words,

@@ -136,7 +136,7 @@ def consensus_classes(
     found: dict[int, Staple] = {}
     for index in range(1, class_count):
         masks = np.stack([rater == index for rater in raters])
-        box = _box(masks.any(axis=0))
+        box = _box(np.asarray(masks.any(axis=0)))
         if box is None:
             continue
         own = masks[(slice(None), *box)]
@@ -153,12 +153,12 @@ def consensus_classes(
 
 
 def _box(mask: BoolArray) -> tuple[slice, ...] | None:
-    from scipy.ndimage import find_objects
-
-    (box,) = find_objects(mask.astype(np.uint8), max_label=1)
-    if box is None:
+    """The box round the mask, made twice as long; None where it is empty."""
+    if not mask.any():
         return None
-    margins = [(side.stop - side.start + 1) // 2 for side in box]
-    return tuple(
-        slice(max(0, side.start - margin), side.stop + margin) for side, margin in zip(box, margins, strict=True)
-    )
+    places = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
+    ]
+    ends = [(int(place[0]), int(place[-1]) + 1) for place in places]
+    margins = [(stop - start + 1) // 2 for start, stop in ends]
+    return tuple(slice(max(0, start - m), stop + m) for (start, stop), m in zip(ends, margins, strict=True))

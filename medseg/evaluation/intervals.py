@@ -67,10 +67,10 @@ class Interval:
 
 
 def mean_interval(
-    values: Sequence[float],
+    values: Sequence[float] | FloatArray,
     patients: Sequence[str] | None = None,
     *,
-    failed: Sequence[bool] | None = None,
+    failed: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
     worst: float | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
@@ -144,7 +144,7 @@ def _part(values: FloatArray, patients: npt.NDArray[Any] | None) -> _Part:
     names, index = np.unique(patients, return_inverse=True)
     order = np.lexsort((values, index))
     sums = np.bincount(index[order], (values - mean)[order], len(names))
-    residuals: FloatArray = sums * (len(names) / len(values))
+    residuals = (sums * (len(names) / len(values))).astype(np.float64)
     return _Part(mean, residuals, len(values))
 
 
@@ -204,7 +204,7 @@ def _effective_size(part: _Part) -> float:
 # --- the median -------------------------------------------------------------------------------------------------------
 
 
-def median_interval(values: Sequence[float], patients: Sequence[str] | None = None) -> Interval:
+def median_interval(values: Sequence[float] | FloatArray, patients: Sequence[str] | None = None) -> Interval:
     """The interval of the median over cases: order statistics, interpolated (Hettmansperger and Sheather 1986).
 
     Free of any distribution. With five patients or fewer it is the smallest and the largest, and its chance to hold the median,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.evaluation.comparing import BOOTSTRAP_SEED, MEAN, Field, FloatArray
+from medseg.evaluation.common_ground import MEAN, Field, FloatArray
+from medseg.evaluation.comparing import BOOTSTRAP_SEED
 from medseg.evaluation.registry import METRICS
 
 RESAMPLES = 2000

@@ -169,7 +169,7 @@ def _mean_row(rows: Sequence[ClassScores], policy: EmptyPolicy) -> ClassScores:
     situations = {row.situation for row in rows}
 
     def mean_count(name: str) -> int:
-        return round(sum(getattr(row, name) for row in rows) / len(rows))
+        return round(math.fsum(getattr(row, name) for row in rows) / len(rows))
 
     return ClassScores(
         class_name=rows[0].class_name,
@@ -260,7 +260,8 @@ def _beside(human: Mapping[str, float], model: Mapping[str, float], patients: Ma
     if shared:
         _, index = np.unique(np.asarray(names), return_inverse=True)
         gaps = np.array([model[case] - human[case] for case in shared])
-        flips = sign_flip(np.bincount(index, gaps)[:, None], np.bincount(index).astype(np.float64)[:, None])
+        sums, counts = np.bincount(index, gaps).astype(np.float64), np.bincount(index).astype(np.float64)
+        flips = sign_flip(sums[:, None], counts[:, None])
         low, high = (float(end[0]) if math.isfinite(end[0]) else None for end in (flips.low, flips.high))
         result["difference"] = {
             "n": len(shared),

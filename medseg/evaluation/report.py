@@ -76,6 +76,11 @@ class Scores:
         firsts: dict[str, str] = {}
         return {case: firsts.setdefault(self.patients.get(case, case), case) for case in sorted(self.rows)}
 
+    def by_group(self) -> dict[str, Any]:
+        """Summaries per subgroup, see ``medseg.evaluation.subgroups``."""
+        protocol = self.protocol
+        return summarise_groups(self.rows, self.groups, protocol.class_names, protocol.policy, self.clusters)
+
     @property
     def complete(self) -> bool:
         """Whether every expected case was scored and nothing was left over."""
@@ -141,9 +146,7 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
             for summary in scores.classes
         },
         "mean_of_classes": mean_of_classes(scores.classes),
-        "groups": summarise_groups(
-            scores.rows, scores.groups, scores.protocol.class_names, scores.protocol.policy, scores.clusters
-        ),
+        "groups": scores.by_group(),
         "raters": dict(scores.raters),
         "notes": list(scores.notes),
         "definitions": definitions(scores.protocol.policy),
@@ -224,4 +227,47 @@ def _caption(scores: Scores) -> str:
     text = f"Mean ± SD over cases; NSD within {shown}; empty masks: {scores.protocol.policy.name}."
     if any(summary.metrics[name].n_imputed for summary in scores.classes for name, _ in _SHOWN):
         text += " * counts the worst value where a mask was missed or spurious; metrics.json has the mean without."
-    return text
+    return "\n".join([text, *interval_lines(scores.classes), *_group_lines(scores), *_rater_lines(scores)])
+
+
+def interval_lines(classes: Sequence[ClassSummary], metric: str = "dice") -> list[str]:
+    """The 95 % interval of each class's mean, and what must be said beside it; no line where no class has one."""
+    found = [(one.class_name, one.metrics[metric]) for one in classes if one.metrics[metric].mean_low is not None]
+    if not found:
+        return []
+    words = (f"{name} {_number(own.mean_low)} to {_number(own.mean_high)}" for name, own in found)
+    patients = max(own.intervals["mean"]["patients"] for _, own in found)
+    title = dict(_SHOWN).get(metric, metric)
+    lines = [f"{title}, 95 % interval of the mean over {patients} patients: {', '.join(words)}."]
+    notes: dict[str, list[str]] = {}
+    for name, own in found:
+        if note := own.intervals["mean"]["note"]:
+            notes.setdefault(note, []).append(name)
+    return [*lines, *(f"{', '.join(names)}: {note}." for note, names in notes.items())]
+
+
+def _group_lines(scores: Scores) -> list[str]:
+    """Where a column makes groups, the one with the worst mean Dice of each class."""
+    lines = []
+    for column, own in scores.by_group().items():
+        words = [
+            f"{name} {worst['dice']['value']} {_number(worst['dice']['mean'])} (best {worst['dice']['best']} "
+            f"{_number(worst['dice']['best_mean'])})"
+            for name, worst in own["worst"].items()
+            if "dice" in worst
+        ]
+        if words:
+            lines.append(f"Worst Dice by {column}, of {len(own['values'])}: {', '.join(words)}.")
+    return lines
+
+
+def _rater_lines(scores: Scores) -> list[str]:
+    """What two raters get against each other, and the masks against the raters."""
+    if not scores.raters:
+        return []
+    words = (
+        f"{name} {_number(own['dice']['human']['mean'])} (masks {_number(own['dice']['model']['mean'])})"
+        for name, own in scores.raters["classes"].items()
+        if "dice" in own
+    )
+    return [f"Dice of one rater against another, {scores.raters['cases']} cases: {', '.join(words)}."]

@@ -7,9 +7,8 @@ import pytest
 from medseg.cli.main import main
 from medseg.errors import DamagedFileError, InputError, UsageError
 from medseg.evaluation import match_folders, run_evaluate
+from medseg.evaluation.common_ground import MEAN, comparable
 from medseg.evaluation.comparing import (
-    MEAN,
-    comparable,
     compare_pairs,
     detectable_difference,
     holm,
