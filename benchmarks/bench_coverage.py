@@ -1,6 +1,6 @@
 """How often 95 % intervals of a mean and a median hold it, and how often tests of equal models refuse equality.
 
-    python benchmarks/bench_coverage.py [--replicates 6000] > coverage.md
+    python benchmarks/bench_coverage.py [--replicates 20000] > coverage.md
 
 Everything is drawn from stated distributions with a fixed seed; true means and medians are known in closed form. Intervals and
 the sign-flip test are medseg's own functions; Student's t, the bootstraps and the other tests are written here, or scipy's.
@@ -287,7 +287,7 @@ def _flip_size(differences: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--replicates", type=int, default=6000)
+    parser.add_argument("--replicates", type=int, default=20_000)
     replicates = parser.parse_args().replicates
     started = time.process_time()
     error = 100 * math.sqrt(0.95 * 0.05 / replicates)
