@@ -143,6 +143,10 @@ class EvaluateSection(Section):
     """NSD's tolerance, one for all classes or one per class."""
     empty: Literal["standard", "exclude"] = "standard"
     """What empty masks count; see docs/metrics.md."""
+    subgroups: list[str] | None = None
+    """Columns of the manifest (site, scanner, sex ...) to give scores per value of; null takes all of 2 to 20 values."""
+    raters: Literal["first", "majority", "staple", "each"] = "first"
+    """The reference of a case with several: the first, a consensus, or each in turn; see docs/statistics.md."""
 
 
 class DistilSection(Section):

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from medseg.crossvalidation.bootstrap import Effect, paired_effect
 from medseg.crossvalidation.tables import CaseTable, Treatment, treated_dice
+from medseg.evaluation.bootstrap import Effect, paired_effect
 from medseg.evaluation.postprocessing import Kind, Step
 
 LEVEL = 0.95

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.crossvalidation.bootstrap import RESAMPLES
 from medseg.crossvalidation.decisions import Decision, Finding
 from medseg.crossvalidation.stage import CrossValidation
 from medseg.durable import write_json, write_text
 from medseg.evaluation.aggregate import mean_of_classes, summarise
-from medseg.evaluation.report import Scores
+from medseg.evaluation.bootstrap import RESAMPLES
+from medseg.evaluation.report import Scores, interval_lines
 
 FORMAT = 1
 _SHOWN = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 mm"))
@@ -101,7 +101,7 @@ def report_text(result: CrossValidation) -> str:
         "",
         *_score_table(scores, result.plain),
         "",
-        _TABLE_NOTE,
+        " ".join([_TABLE_NOTE, *interval_lines(scores.classes)[1:]]),
         "",
         "## Which data decided what",
         "",

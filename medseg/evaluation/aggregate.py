@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from medseg.evaluation.case import ClassScores
-from medseg.evaluation.policy import EmptyPolicy, counted_value
+from medseg.evaluation.intervals import mean_interval, median_interval
+from medseg.evaluation.policy import EmptyPolicy, counted_value, policy_table
 from medseg.evaluation.registry import METRICS, Metric
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,10 @@ class Summary:
         n: cases whose value counts under the policy.
         n_imputed: how many of these are the worst value, standing in for an undefined one.
         mean, sd, median, q1, q3, minimum, maximum: over those n; SD with n - 1; quartiles interpolated linearly.
-        mean_low, mean_high: 95 % interval of the mean by Student's t over cases; None below two cases.
+        mean_low, mean_high, median_low, median_high: 95 % intervals over patients (``medseg.evaluation.intervals``); None
+            where there are too few patients.
+        intervals: "mean" and "median" to the interval's method, number of patients, coverage in simulations of as many, and a
+            note that belongs beside it.
         n_defined, mean_defined: without any imputation.
     """
 
@@ -38,10 +42,13 @@ class Summary:
     maximum: float | None = None
     mean_low: float | None = None
     mean_high: float | None = None
+    median_low: float | None = None
+    median_high: float | None = None
+    intervals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_defined: int = 0
     mean_defined: float | None = None
 
-    def plain(self) -> dict[str, float | int | None]:
+    def plain(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
 
@@ -56,7 +63,10 @@ class ClassSummary:
 
 
 def summarise(
-    rows: Mapping[str, Sequence[ClassScores]], class_names: Sequence[str], policy: EmptyPolicy
+    rows: Mapping[str, Sequence[ClassScores]],
+    class_names: Sequence[str],
+    policy: EmptyPolicy,
+    patients: Mapping[str, str] | None = None,
 ) -> tuple[ClassSummary, ...]:
     """One summary per class.
 
@@ -64,15 +74,17 @@ def summarise(
         rows: case id to its rows; the order of cases does not matter.
         class_names: without background.
         policy: what undefined values count.
+        patients: case id to its patient, whose cases are one cluster for the intervals; a case that is not named, and every
+            case without it, is its own patient.
     """
-    scores = [row for case_id in sorted(rows) for row in rows[case_id]]
+    scores = [((patients or {}).get(case_id, case_id), row) for case_id in sorted(rows) for row in rows[case_id]]
     return tuple(
-        _summarise_class(name, [row for row in scores if row.class_name == name], policy) for name in class_names
+        _summarise_class(name, [one for one in scores if one[1].class_name == name], policy) for name in class_names
     )
 
 
-def _summarise_class(name: str, rows: Sequence[ClassScores], policy: EmptyPolicy) -> ClassSummary:
-    situations = [row.situation for row in rows]
+def _summarise_class(name: str, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> ClassSummary:
+    situations = [row.situation for _, row in rows]
     counts = {
         "cases": len(rows),
         **{situation: situations.count(situation) for situation in ("present", "missed", "spurious", "both_empty")},
@@ -84,42 +96,75 @@ def _summarise_class(name: str, rows: Sequence[ClassScores], policy: EmptyPolicy
     )
 
 
-def _summarise_metric(metric: Metric, rows: Sequence[ClassScores], policy: EmptyPolicy) -> Summary:
+@dataclass(frozen=True)
+class _Counted:
+    """A value that enters a mean: whose it is, and whether it is the worst because one of the masks is empty."""
+
+    value: float
+    patient: str
+    failed: bool
+    worst: float
+
+
+def _summarise_metric(metric: Metric, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> Summary:
     counted, defined = [], []
-    for row in rows:
+    for patient, row in rows:
         raw = row.values[metric.name]
         value = math.nan if raw is None else raw
-        counted.append(counted_value(value, metric.worst_value(row.diagonal_mm), row.situation, policy))
+        worst = metric.worst_value(row.diagonal_mm)
+        counts = counted_value(value, worst, row.situation, policy)
+        failed = row.situation in ("missed", "spurious") and counts == worst
+        counted.append(_Counted(counts, patient, failed, worst))
         defined.append(value)
-    return _summary(_without_nan(counted), _without_nan(defined))
+    kept = [one for one in counted if not math.isnan(one.value)]
+    return _summary(kept, [value for value in defined if not math.isnan(value)], metric, policy)
 
 
-def _without_nan(values: Sequence[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
-
-
-def _summary(values: list[float], defined: list[float]) -> Summary:
-    n, n_defined = len(values), len(defined)
+def _summary(counted: list[_Counted], defined: list[float], metric: Metric, policy: EmptyPolicy) -> Summary:
+    n, n_defined = len(counted), len(defined)
     if not n:
         return Summary(n=0, n_imputed=0)
-    mean, sd = _mean(values), _sd(values)
-    low, high = mean_interval(values)
-    q1, median, q3 = (float(q) for q in np.percentile(values, (25.0, 50.0, 75.0)))
+    values, patients = [one.value for one in counted], [one.patient for one in counted]
+    fails = _counts_failures(metric.name, policy)
+    mean = mean_interval(
+        values,
+        patients,
+        failed=[one.failed for one in counted] if fails else None,
+        worst=_mean([one.worst for one in counted]) if fails else None,
+        bounds=_BOUNDS.get(metric.worst or "", (-math.inf, math.inf)),
+    )
+    median = median_interval(values, patients)
+    q1, middle, q3 = (float(q) for q in np.percentile(values, (25.0, 50.0, 75.0)))
     return Summary(
         n=n,
         n_imputed=n - n_defined,
-        mean=mean,
-        sd=sd,
-        median=median,
+        mean=_mean(values),
+        sd=_sd(values),
+        median=middle,
         q1=q1,
         q3=q3,
         minimum=min(values),
         maximum=max(values),
-        mean_low=low,
-        mean_high=high,
+        mean_low=mean.low,
+        mean_high=mean.high,
+        median_low=median.low,
+        median_high=median.high,
+        intervals={"mean": mean.stated(), "median": median.stated()},
         n_defined=n_defined,
         mean_defined=_mean(defined) if defined else None,
     )
+
+
+_BOUNDS = {"zero": (0.0, 1.0), "diagonal": (0.0, math.inf)}
+"""What no mean of a metric can leave, by its worst value: shares, and distances."""
+
+
+@cache
+def _counts_failures(name: str, policy: EmptyPolicy) -> bool:
+    """Whether a structure that one mask alone has counts the metric's worst value, so that one not seen yet would too."""
+    words = policy_table(policy)[name]
+    has_worst = next(metric.worst for metric in METRICS if metric.name == name) is not None
+    return has_worst and any(words[situation] != "left out" for situation in ("missed", "spurious"))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -131,20 +176,6 @@ def _sd(values: Sequence[float]) -> float | None:
         return None
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % confidence interval of the mean by Student's t; (None, None) below two values.
-
-    It treats cases as independent, and is too short for few cases of a skewed metric; docs/metrics.md says more.
-    """
-    from scipy.special import stdtrit
-
-    sd = _sd(values)
-    if sd is None:
-        return None, None
-    half = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * sd / math.sqrt(len(values))
-    return _mean(values) - half, _mean(values) + half
 
 
 def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, object]]:

@@ -11,7 +11,16 @@ from medseg.errors import InputError, ManifestError
 from medseg.evaluation.flags import parse_labels, parse_tolerance
 from medseg.evaluation.matching import CasePaths, match_folders, match_references
 from medseg.evaluation.protocol import Protocol, make_protocol
+from medseg.evaluation.raters import Policy
+from medseg.evaluation.subgroups import Groups, manifest_groups
 from medseg.manifest import Case, Manifest, resolve
+
+_RATERS = {
+    "first": "each was scored against its first",
+    "majority": "each was scored against their majority",
+    "staple": "each was scored against their STAPLE consensus",
+    "each": "each was scored against every one of them, and its scores are the means",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +34,9 @@ class CaseSet:
         notes: sentences for the report.
         inputs: name to sha256 of what else was read.
         scans: case id to the image a picture of its result is drawn on; empty where none is known.
+        patients: case id to its patient; empty where each case is another's, or nobody knows.
+        groups: column of the manifest to case id to its value there, for tables per subgroup.
+        raters: what a case with several references is scored against: first, majority, staple or each.
     """
 
     name: str
@@ -33,6 +45,9 @@ class CaseSet:
     notes: Sequence[str] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     scans: Mapping[str, Path] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
+    groups: Groups = field(default_factory=dict)
+    raters: Policy = "first"
 
 
 def manifest_pairs(
@@ -40,8 +55,8 @@ def manifest_pairs(
 ) -> tuple[CasePaths, ...]:
     """Pairs ``cases`` with the label maps in ``predictions`` that are named after them, sorted by case id.
 
-    A case with several references (raters) is scored against the first. A case without any is left out; one whose file
-    is missing or lies outside the data root keeps that as its fault.
+    A case with several references (raters) is paired with the first, and keeps all of them. A case without any is left out;
+    one with a file that is missing or lies outside the data root keeps that as its fault.
 
     Args:
         manifest: the manifest that ``cases`` are of.
@@ -53,28 +68,32 @@ def manifest_pairs(
     Raises:
         InputError: no case has a reference, the folder is missing, holds two files of one case, or nothing matches.
     """
-    references: dict[str, Path] = {}
+    references: dict[str, tuple[Path, ...]] = {}
     faults: dict[str, str] = {}
     for case in cases:
         if not case.labels:
             continue
         try:
             # Only the reference is needed: scoring goes on where the scans themselves have been moved away.
-            first = replace(case, images=(), labels=case.labels[:1])
-            references[case.id] = resolve(manifest, first, data_root, allow_outside).labels[0]
+            references[case.id] = resolve(manifest, replace(case, images=()), data_root, allow_outside).labels
         except ManifestError as error:
             faults[case.id] = "; ".join(error.faults)
     if not references:
         reason = next(iter(faults.values()), "none of the cases has a label")
         raise InputError(f"{manifest.path.name}: no reference can be read ({reason}); expected labels to score against")
     known = [case.id for case in cases]
+    firsts = {case_id: paths[0] for case_id, paths in references.items()}
     labelled = {case.id: case.labelled for case in cases}
     found = (
-        replace(pair, labelled=labelled.get(pair.case_id))
-        for pair in match_references(predictions, references, known=known)
+        replace(pair, labelled=labelled.get(pair.case_id), raters=_several(references.get(pair.case_id, ())))
+        for pair in match_references(predictions, firsts, known=known)
     )
     broken = (CasePaths(case_id=i, prediction=None, reference=None, fault=fault) for i, fault in faults.items())
     return tuple(sorted((*found, *broken), key=lambda pair: pair.case_id))
+
+
+def _several(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    return paths if len(paths) > 1 else ()
 
 
 def manifest_set(
@@ -91,7 +110,7 @@ def manifest_set(
 
     Raises:
         InputError: see :func:`manifest_pairs`.
-        UsageError: the section's tolerances do not fit the manifest's labels.
+        UsageError: the section's tolerances do not fit the manifest's labels, or it names a column that no case has.
     """
     wanted = set(case_ids)
     cases = [case for case in (*manifest.training, *manifest.testing) if case.id in wanted]
@@ -106,8 +125,18 @@ def manifest_set(
     )
     pairs = manifest_pairs(manifest, cases, predictions=predictions, data_root=data_root, allow_outside=allow_outside)
     several = sum(len(case.labels) > 1 for case in cases)
-    notes = (f"{several} cases have several references; each was scored against its first",) if several else ()
-    return CaseSet(name=name, pairs=pairs, protocol=protocol, notes=notes, inputs={"manifest": manifest.sha256})
+    notes = (f"{several} cases have several references; {_RATERS[section.raters]}",) if several else ()
+    every = (*manifest.training, *manifest.testing)
+    return CaseSet(
+        name=name,
+        pairs=pairs,
+        protocol=protocol,
+        notes=notes,
+        inputs={"manifest": manifest.sha256},
+        patients={case.id: case.patient for case in every},
+        groups=manifest_groups(every, section.subgroups),
+        raters=section.raters,
+    )
 
 
 def folder_set(

@@ -61,7 +61,8 @@ def definitions(policy: EmptyPolicy) -> dict[str, Any]:
         "labels": "file values of a class are one region; unknown values are refused",
         "ignore": "voxels with the reference's ignore value are taken out of both masks",
         "aggregation": "per case and class, then over cases; then the mean of the classes' means",
-        "statistics": "SD with n - 1; quartiles interpolated linearly; 95 % interval of the mean by Student's t over cases",
+        "statistics": "SD with n - 1; quartiles interpolated linearly; 95 % intervals over patients: of the mean by Hall's "
+        "transformed t, combined with Jeffreys' interval of the failures where they count; of the median by order statistics",
         "empty_masks": {"policy": policy.name, "rule": policy.description, "per_metric": policy_table(policy)},
         "metrics": {
             metric.name: {"definition": metric.definition, "better": metric.better, "worst": metric.worst}

@@ -27,6 +27,7 @@ class CasePaths:
         prediction, reference: label maps.
         fault: why it can't be scored, where that was known beforehand.
         labelled: names of the classes that the reference was labelled for; None for all of them.
+        raters: every reference of a case that has several, the first among them; empty where it has one.
     """
 
     case_id: str
@@ -34,6 +35,7 @@ class CasePaths:
     reference: Path | None
     fault: str | None = None
     labelled: tuple[str, ...] | None = None
+    raters: tuple[Path, ...] = ()
 
 
 def label_files(folder: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from medseg.evaluation.case import ClassScores
 from medseg.evaluation.identity import code_sha256, definitions, versions
 from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.registry import metric_names
+from medseg.evaluation.subgroups import Groups, summarise_groups
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-FORMAT = 1
+FORMAT = 2
 _COUNTS = ("true_positive", "false_positive", "false_negative")
 _SHOWN = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 mm"), ("assd_mm", "ASSD mm"))
 _EMPTY_WORDS = (("missed", "missed"), ("spurious", "spurious"), ("both_empty", "absent"))
@@ -39,6 +40,9 @@ class Scores:
         inputs: case id to (prediction's, reference's sha256).
         protocol: what they were scored with.
         notes: sentences a reader should know.
+        patients: case id to its patient; empty where each case is another's, or nobody knows.
+        groups: column to case id to its value, see ``medseg.evaluation.subgroups``.
+        raters: what ``medseg.evaluation.raters`` found, as plain values; empty where no case has several references.
     """
 
     name: str
@@ -50,6 +54,9 @@ class Scores:
     inputs: Mapping[str, tuple[str, str]]
     protocol: Protocol
     notes: Sequence[str] = ()
+    patients: Mapping[str, str] = field(default_factory=dict)
+    groups: Groups = field(default_factory=dict)
+    raters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def expected(self) -> int:
@@ -62,6 +69,17 @@ class Scores:
             "predictions": sha256_json({case: pair[0] for case, pair in self.inputs.items()}),
             "references": sha256_json({case: pair[1] for case, pair in self.inputs.items()}),
         }
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Scored case to the first scored case of its patient, which stands for the patient without a name of its own."""
+        firsts: dict[str, str] = {}
+        return {case: firsts.setdefault(self.patients.get(case, case), case) for case in sorted(self.rows)}
+
+    def by_group(self) -> dict[str, Any]:
+        """Summaries per subgroup, see ``medseg.evaluation.subgroups``."""
+        protocol = self.protocol
+        return summarise_groups(self.rows, self.groups, protocol.class_names, protocol.policy, self.clusters)
 
     @property
     def complete(self) -> bool:
@@ -80,7 +98,7 @@ def cases_csv(scores: Scores) -> str:
     """One line per case and class: situation, voxel counts, every metric; an undefined value is an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("case", "class", "situation", *_COUNTS, "image_diagonal_mm", *metric_names()))
+    writer.writerow(("case", "patient", "class", "situation", *_COUNTS, "image_diagonal_mm", *metric_names()))
     for row in case_table(scores):
         writer.writerow(["" if value is None else value for value in row.values()])
     return stream.getvalue()
@@ -88,9 +106,11 @@ def cases_csv(scores: Scores) -> str:
 
 def case_table(scores: Scores) -> list[dict[str, str | int | float | None]]:
     """The rows of ``cases.csv`` as dictionaries, sorted by case, classes in the order of the labels."""
+    clusters = scores.clusters
     return [
         {
             "case": case_id,
+            "patient": clusters[case_id],
             "class": row.class_name,
             "situation": row.situation,
             **{name: getattr(row, name) for name in _COUNTS},
@@ -110,6 +130,7 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
         "cases": {
             "expected": scores.expected,
             "scored": len(scores.rows),
+            "patients": len(set(scores.clusters.values())),
             "missing": sorted(scores.missing),
             "extra": sorted(scores.extra),
             "failed": dict(sorted(scores.failed.items())),
@@ -125,10 +146,13 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
             for summary in scores.classes
         },
         "mean_of_classes": mean_of_classes(scores.classes),
+        "groups": scores.by_group(),
+        "raters": dict(scores.raters),
         "notes": list(scores.notes),
         "definitions": definitions(scores.protocol.policy),
         "identity": {
             **{f"{name}_sha256": value for name, value in scores.identity().items()},
+            "references": {case: pair[1] for case, pair in sorted(scores.inputs.items())},
             "cases_csv_sha256": cases_csv_sha256,
             "code_sha256": code_sha256(),
             "versions": versions(),
@@ -203,4 +227,47 @@ def _caption(scores: Scores) -> str:
     text = f"Mean ± SD over cases; NSD within {shown}; empty masks: {scores.protocol.policy.name}."
     if any(summary.metrics[name].n_imputed for summary in scores.classes for name, _ in _SHOWN):
         text += " * counts the worst value where a mask was missed or spurious; metrics.json has the mean without."
-    return text
+    return "\n".join([text, *interval_lines(scores.classes), *_group_lines(scores), *_rater_lines(scores)])
+
+
+def interval_lines(classes: Sequence[ClassSummary], metric: str = "dice") -> list[str]:
+    """The 95 % interval of each class's mean, and what must be said beside it; no line where no class has one."""
+    found = [(one.class_name, one.metrics[metric]) for one in classes if one.metrics[metric].mean_low is not None]
+    if not found:
+        return []
+    words = (f"{name} {_number(own.mean_low)} to {_number(own.mean_high)}" for name, own in found)
+    patients = max(own.intervals["mean"]["patients"] for _, own in found)
+    title = dict(_SHOWN).get(metric, metric)
+    lines = [f"{title}, 95 % interval of the mean over {patients} patients: {', '.join(words)}."]
+    notes: dict[str, list[str]] = {}
+    for name, own in found:
+        if note := own.intervals["mean"]["note"]:
+            notes.setdefault(note, []).append(name)
+    return [*lines, *(f"{', '.join(names)}: {note}." for note, names in notes.items())]
+
+
+def _group_lines(scores: Scores) -> list[str]:
+    """Where a column makes groups, the one with the worst mean Dice of each class."""
+    lines = []
+    for column, own in scores.by_group().items():
+        words = [
+            f"{name} {worst['dice']['value']} {_number(worst['dice']['mean'])} (best {worst['dice']['best']} "
+            f"{_number(worst['dice']['best_mean'])})"
+            for name, worst in own["worst"].items()
+            if "dice" in worst
+        ]
+        if words:
+            lines.append(f"Worst Dice by {column}, of {len(own['values'])}: {', '.join(words)}.")
+    return lines
+
+
+def _rater_lines(scores: Scores) -> list[str]:
+    """What two raters get against each other, and the masks against the raters."""
+    if not scores.raters:
+        return []
+    words = (
+        f"{name} {_number(own['dice']['human']['mean'])} (masks {_number(own['dice']['model']['mean'])})"
+        for name, own in scores.raters["classes"].items()
+        if "dice" in own
+    )
+    return [f"Dice of one rater against another, {scores.raters['cases']} cases: {', '.join(words)}."]

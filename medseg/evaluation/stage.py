@@ -16,6 +16,7 @@ from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.identity import settings_sha256
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.raters import RatedPair, consensus_pairs, human_band, mean_rows, rated_pairs
 from medseg.evaluation.registry import metric_names
 from medseg.evaluation.report import Scores, write_scores
 from medseg.runner.pool import Outcome, RunCases, run_cases
@@ -86,33 +87,78 @@ def run_evaluate(
     """
     protocol = cases.protocol
     with FolderLock(output):
-        store = _RowStore(output / "cases", settings_sha256(protocol))
         remove_stale_temporaries(output)
-        files, failed = _hash_all(cases.pairs)
-        labelled = {pair.case_id: pair.labelled for pair in cases.pairs}
-        found = {case_id: store.read(case_id, files[case_id], labelled[case_id]) for case_id in files}
-        rows = {case_id: kept for case_id, kept in found.items() if kept is not None}
-        kept_count = len(rows)
-        waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
-        for outcome in _score_all(waiting, labelled, protocol, processes, run, done=kept_count):
-            if outcome.value is None:
-                failed[outcome.case_id] = " ".join(str(outcome.error).split())
-            else:
-                store.write(outcome.case_id, files[outcome.case_id], labelled[outcome.case_id], outcome.value)
-                rows[outcome.case_id] = outcome.value
+        pairs = cases.pairs
+        if cases.raters in ("majority", "staple"):
+            pairs = consensus_pairs(pairs, protocol, cases.raters, output / "references")
+        found = _score_pairs(pairs, protocol, output / "cases", processes, run)
+        rows, band = found.rows, {}
+        if rated := rated_pairs(pairs):
+            judged = _score_pairs([one.paths for one in rated], protocol, output / "raters", processes, run)
+            rows = rows if cases.raters != "each" else {**rows, **_each(rated, rows, judged.rows, protocol)}
+            names, patients = protocol.class_names, cases.patients
+            band = human_band(rated, judged.rows, names, how=cases.raters, policy=protocol.policy, patients=patients)
         scores = Scores(
             name=cases.name,
             rows=rows,
-            classes=summarise(rows, protocol.class_names, protocol.policy),
-            missing=tuple(pair.case_id for pair in cases.pairs if pair.prediction is None and pair.fault is None),
-            extra=tuple(pair.case_id for pair in cases.pairs if pair.reference is None and pair.fault is None),
-            failed=failed,
-            inputs={case_id: (files[case_id][0].sha256, files[case_id][1].sha256) for case_id in rows},
+            classes=summarise(rows, protocol.class_names, protocol.policy, cases.patients),
+            missing=tuple(pair.case_id for pair in pairs if pair.prediction is None and pair.fault is None),
+            extra=tuple(pair.case_id for pair in pairs if pair.reference is None and pair.fault is None),
+            failed=found.failed,
+            inputs={case_id: (found.files[case_id][0].sha256, found.files[case_id][1].sha256) for case_id in rows},
             protocol=protocol,
             notes=tuple(cases.notes),
+            patients=cases.patients,
+            groups=cases.groups,
+            raters=band,
         )
         write_scores(scores, output)
-    return EvaluateReport(scores=scores, scored=len(rows) - kept_count, kept=kept_count)
+    return EvaluateReport(scores=scores, scored=len(rows) - found.kept, kept=found.kept)
+
+
+def _each(
+    rated: Sequence[RatedPair], rows: Mapping[str, Rows], judged: Mapping[str, Rows], protocol: Protocol
+) -> dict[str, Rows]:
+    """The rows of the cases whose mask was scored against every one of their references."""
+    wanted: dict[str, list[str]] = {}
+    for one in rated:
+        if not one.human and one.case_id in rows:
+            wanted.setdefault(one.case_id, []).append(one.paths.case_id)
+    return {
+        case_id: mean_rows([judged[name] for name in names], protocol.policy)
+        for case_id, names in wanted.items()
+        if all(name in judged for name in names)
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What scoring pairs gave: their rows, why others have none, the files, and how many rows were there before."""
+
+    rows: dict[str, Rows]
+    failed: dict[str, str]
+    files: dict[str, Files]
+    kept: int
+
+
+def _score_pairs(
+    pairs: Sequence[CasePaths], protocol: Protocol, folder: Path, processes: int | None, run: RunCases | None
+) -> _Found:
+    """Scores the pairs whose rows are not in ``folder`` yet, and puts them there."""
+    store = _RowStore(folder, settings_sha256(protocol))
+    files, failed = _hash_all(pairs)
+    labelled = {pair.case_id: pair.labelled for pair in pairs}
+    stored = {case_id: store.read(case_id, files[case_id], labelled[case_id]) for case_id in files}
+    rows = {case_id: kept for case_id, kept in stored.items() if kept is not None}
+    kept_count = len(rows)
+    waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
+    for outcome in _score_all(waiting, labelled, protocol, processes, run, done=kept_count):
+        if outcome.value is None:
+            failed[outcome.case_id] = " ".join(str(outcome.error).split())
+        else:
+            store.write(outcome.case_id, files[outcome.case_id], labelled[outcome.case_id], outcome.value)
+            rows[outcome.case_id] = outcome.value
+    return _Found(rows, failed, files, kept_count)
 
 
 def _hash_all(cases: Sequence[CasePaths]) -> tuple[dict[str, Files], dict[str, str]]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from medseg.evaluation.aggregate import mean_interval, mean_of_classes, summarise
+from medseg.evaluation.aggregate import mean_of_classes, summarise
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.policy import POLICIES
 from medseg.evaluation.registry import metric_names
@@ -59,9 +59,37 @@ def test_spread_and_order_statistics():
     assert dice.sd == pytest.approx(sd)
     assert (dice.q1, dice.median, dice.q3) == pytest.approx((0.4, 0.8, 0.85))
     assert (dice.minimum, dice.maximum) == (0.0, 0.9)
-    # Student's t at 97.5 % with 2 degrees of freedom, from a printed table: 4.303.
-    assert dice.mean_high - dice.mean == pytest.approx(4.303 * sd / math.sqrt(3), rel=1e-4)
-    assert dice.mean - dice.mean_low == pytest.approx(4.303 * sd / math.sqrt(3), rel=1e-4)
+    # Two cases are found and one is missed: Jeffreys' interval of 1 in 3 is 0.0387 to 0.8233, Student's t of the two with 1
+    # degree of freedom is 12.706 x 0.05, and the margins add as squares.
+    reach = math.hypot(2 / 3 * 12.706 * 0.05, 0.85 * (1 / 3 - 0.0387))
+    assert dice.mean_high == pytest.approx(min(1.0, mean + reach), rel=1e-3)
+    assert dice.mean_low == pytest.approx(
+        max(0.0, mean - math.hypot(2 / 3 * 12.706 * 0.05, 0.85 * (0.8233 - 1 / 3))), rel=1e-3
+    )
+    assert (dice.median_low, dice.median_high) == (0.0, 0.9)
+    assert dice.intervals["mean"]["method"] == "failures + hall"
+    assert dice.intervals["median"]["note"].startswith("3 patients: coverage")
+
+
+def test_failures_are_allowed_for_only_where_they_count():
+    rows = {f"c{k}": [row("liver", "present", dice=0.8 + 0.01 * k, hd95_mm=2.0 + k)] for k in range(6)}
+    standard, excluded = (summarise(rows, ("liver",), POLICIES[name])[0].metrics for name in ("standard", "exclude"))
+    assert standard["dice"] == excluded["dice"]
+    assert standard["hd95_mm"].intervals["mean"]["method"] == "failures + hall"
+    assert excluded["hd95_mm"].intervals["mean"]["method"] == "hall"
+    assert standard["hd95_mm"].mean_high > 20 > excluded["hd95_mm"].mean_high
+    assert standard["volume_difference_ml"].n == 0
+
+
+def test_cases_of_one_patient_are_one_cluster():
+    rows = {f"c{k}": [row("liver", "present", dice=0.7 + 0.05 * (k // 2))] for k in range(8)}
+    alone, paired = (
+        summarise(rows, ("liver",), POLICIES["standard"], patients)[0].metrics["dice"]
+        for patients in (None, {f"c{k}": str(k // 2) for k in range(8)})
+    )
+    assert paired.mean == alone.mean
+    assert paired.intervals["mean"]["patients"] == 4
+    assert paired.mean_high - paired.mean_low > alone.mean_high - alone.mean_low
 
 
 def test_too_few_values_give_none():
@@ -69,7 +97,6 @@ def test_too_few_values_give_none():
     assert (tumour.n, tumour.mean, tumour.sd, tumour.mean_low) == (1, 9.0, None, None)
     nothing = summary("standard", {"c1": ROWS["c1"]})["tumour"].metrics["dice"]
     assert (nothing.n, nothing.mean, nothing.mean_defined) == (0, None, None)
-    assert mean_interval([0.5]) == (None, None)
     assert summary("standard", {})["liver"].counts["cases"] == 0
 
 

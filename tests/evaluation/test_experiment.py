@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,29 @@ def test_cases_of_a_manifest(manifest, tmp_path):
 def test_prediction_of_another_case_is_extra(manifest, tmp_path):
     report = run_evaluate(scored(manifest, "ab", tmp_path), output=tmp_path / "s", processes=1)
     assert report.faults == ("u: has a prediction but no reference, expected both",)
+
+
+def test_patients_and_groups_come_from_the_manifest(manifest, tmp_path):
+    sites = {"a": "A", "b": "B", "c": "A"}
+    cases = tuple(
+        replace(
+            case,
+            patient="p" if case.id in "ab" else case.id,
+            extra={"site": sites[case.id]} if case.id in sites else {},
+        )
+        for case in manifest.training
+    )
+    found = scored(replace(manifest, training=cases), "ab", tmp_path)
+    assert (found.patients["a"], found.patients["b"], found.patients["c"]) == ("p", "p", "c")
+    assert found.groups == {"site": sites}
+    report = run_evaluate(found, output=tmp_path / "s", processes=1)
+    assert report.scores.clusters == {"a": "a", "b": "a"}
+    assert [",".join(line.split(",")[:3]) for line in (tmp_path / "s" / "cases.csv").read_text().splitlines()[1:]] == [
+        "a,a,liver",
+        "b,a,liver",
+    ]
+    with pytest.raises(UsageError, match=r"evaluate.subgroups: has 'sex', expected .* \(site\)"):
+        scored(replace(manifest, training=cases), "ab", tmp_path, EvaluateSection(subgroups=["sex"]))
 
 
 def test_no_references(manifest, tmp_path):

@@ -32,10 +32,10 @@ def report(tmp_path, save_mask):
 def test_metrics_json(report, tmp_path):
     content = json.loads((tmp_path / "s" / "metrics.json").read_text())
     assert list(content) == [
-        "format", "name", "cases", "labels", "ignore", "tolerance_mm", "classes", "mean_of_classes", "notes",
-        "definitions", "identity",
+        "format", "name", "cases", "labels", "ignore", "tolerance_mm", "classes", "mean_of_classes", "groups",
+        "raters", "notes", "definitions", "identity",
     ]  # fmt: skip
-    assert content["format"] == 1
+    assert content["format"] == 2
     liver, tumour = content["classes"]["liver"], content["classes"]["tumour"]
     assert liver["counts"] == {"cases": 2, "present": 1, "missed": 1, "spurious": 0, "both_empty": 0}
     assert tumour["counts"] == {"cases": 2, "present": 0, "missed": 0, "spurious": 1, "both_empty": 1}
@@ -47,6 +47,8 @@ def test_metrics_json(report, tmp_path):
     assert tumour["metrics"]["dice"]["n"] == 1
     assert content["notes"] == ["a note"]
     assert content["identity"]["cases_csv_sha256"] == sha256_file(tmp_path / "s" / "cases.csv")
+    assert content["identity"]["references"] == {case: sha256_file(tmp_path / "r" / f"{case}.nii.gz") for case in "ab"}
+    assert content["cases"]["patients"] == 2
     assert set(content["definitions"]["metrics"]) == set(metric_names())
     assert content["definitions"]["empty_masks"]["policy"] == "standard"
 

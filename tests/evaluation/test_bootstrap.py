@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from medseg.crossvalidation.bootstrap import paired_effect
+from medseg.evaluation.bootstrap import paired_effect
 
 
 def effect(values, patients=None, *, level=0.95, seed=1):

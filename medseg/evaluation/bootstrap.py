@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES = 10_000
 _CHUNK = 500
+_KEPT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +69,9 @@ def paired_effect(differences: Sequence[float], patients: Sequence[str], *, leve
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     sums = np.bincount(index, weights=values, minlength=len(names))
     counts = np.bincount(index, minlength=len(names)).astype(np.float64)
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(RESAMPLES // _CHUNK):
-        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_CHUNK)
-        means.append((drawn @ sums) / (drawn @ counts))
+    means = [
+        (drawn @ sums) / (drawn @ counts) for drawn in (_draws if len(names) <= _KEPT else _draw)(len(names), seed)
+    ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Effect(
         mean=float(values.mean()),
@@ -82,3 +83,16 @@ def paired_effect(differences: Sequence[float], patients: Sequence[str], *, leve
         better=int((values > 0).sum()),
         worse=int((values < 0).sum()),
     )
+
+
+def _draw(patients: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """How often each patient is drawn, (500, patients) at a time."""
+    generator = np.random.default_rng(seed)
+    for _ in range(RESAMPLES // _CHUNK):
+        yield generator.multinomial(patients, np.full(patients, 1 / patients), size=_CHUNK)
+
+
+@lru_cache(maxsize=1)
+def _draws(patients: int, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """The same, kept: a comparison has many differences of the same patients."""
+    return tuple(_draw(patients, seed))
