@@ -143,6 +143,8 @@ class EvaluateSection(Section):
     """NSD's tolerance, one for all classes or one per class."""
     empty: Literal["standard", "exclude"] = "standard"
     """What empty masks count; see docs/metrics.md."""
+    error_maps: bool = False
+    """Write a label map per case and class of where the mask is right, too much and too little."""
 
 
 class DistilSection(Section):

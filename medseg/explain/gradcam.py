@@ -38,7 +38,7 @@ class _LayerHooks(ModelWithHooks):  # type: ignore[misc]
 
     def _cut(self, _module: nn.Module, _inputs: object, answer: Tensor) -> Tensor:
         leaf = answer.detach().requires_grad_()
-        leaf.register_hook(self._keep)
+        leaf.register_hook(self._keep)  # type: ignore[no-untyped-call]
         self.activations[self._layer] = leaf.detach()
         return leaf.clone()
 
@@ -55,7 +55,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     asking = [weight for weight in network.parameters() if weight.requires_grad]
     try:
         for weight in asking:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad_(False)
         yield
     finally:
         for weight in asking:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from medseg.explain.windows import Box, FloatArray, View, Views
 from medseg.networks.quick_norms import quick_norms
 
-Key = TypeVar("Key", int, tuple[Box, int, bool])
+_Job = tuple[Box, int, bool]
+"""A box, the number of a view that holds a part of it, and whether it is the last such view."""
 
 _MOST_VOXELS = 1 << 15
 """Voxels of a region that its probability is taken at, spread evenly: of a liver's million, so many tell the mean."""
@@ -143,7 +143,8 @@ class _Run:
 
     def whole(self, batch_size: int) -> tuple[Tensor, list[Tensor]]:
         """(blended logits (K, voxels) with nothing covered, each view's own)."""
-        jobs = ((number, self._window(one)) for number, one in enumerate(self._seen))
+        nowhere = (slice(0), slice(0), slice(0))
+        jobs = (((nowhere, number, True), self._window(one)) for number, one in enumerate(self._seen))
         plain = [logits for _, logits in self._answers(jobs, batch_size)]
         total = torch.zeros((len(plain[0]), self._voxels), device=plain[0].device)
         for one, logits in zip(self._seen, plain, strict=True):
@@ -155,7 +156,7 @@ class _Run:
     ) -> Iterator[tuple[Box, Tensor]]:
         """Each box with the blended logits that are left when it is covered."""
 
-        def jobs() -> Iterator[tuple[tuple[Box, int, bool], Tensor]]:
+        def jobs() -> Iterator[tuple[_Job, Tensor]]:
             for box in boxes:
                 touched = [
                     (number, part)
@@ -177,11 +178,11 @@ class _Run:
     def _window(self, one: _Seen) -> Tensor:
         return self._views.image[(slice(None), *one.view.where)]
 
-    def _answers(self, jobs: Iterator[tuple[Key, Tensor]], size: int) -> Iterator[tuple[Key, Tensor]]:
-        """Each window's logits (K, voxels of the region in it), times their shares; the number of the view is in the key."""
+    def _answers(self, jobs: Iterator[tuple[_Job, Tensor]], size: int) -> Iterator[tuple[_Job, Tensor]]:
+        """Each window's logits (K, voxels of the region in it), times their shares."""
         while batch := list(itertools.islice(jobs, size)):
             answer = self._views.outputs(self._network(self._views.inputs(window for _, window in batch))).float()
-            for (key, _), logits in zip(batch, answer, strict=True):
-                one = self._seen[key if isinstance(key, int) else key[1]]
+            for (job, _), logits in zip(batch, answer, strict=True):
+                one = self._seen[job[1]]
                 x, y, z = one.places
-                yield key, logits[:, x, y, z] * one.shares
+                yield job, logits[:, x, y, z] * one.shares

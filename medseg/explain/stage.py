@@ -15,11 +15,12 @@ from medseg.errors import EnvironmentFault, MedsegError, ScanError, UsageError
 from medseg.explain.case import ExplainOptions, explain_volume, region_file_of, region_sha256
 from medseg.explain.scan_maps import write_map, write_overview
 from medseg.imaging import Volume
+from medseg.imaging.label_table import structure_file_names
 from medseg.inference.cases import InferCase, refuse_same_names
 from medseg.inference.decoding import CaseReader, ReaderFault
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.inputs import InputFiles
-from medseg.inference.outputs import are_whole, structure_file_names
+from medseg.inference.outputs import are_whole
 from medseg.inference.quality import Judge
 from medseg.runner.progress import CaseProgress
 from medseg.runner.sidecar import Origin, is_done, read_sidecar, write_sidecar

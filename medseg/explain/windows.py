@@ -110,10 +110,10 @@ def views_of(
             product = a[:, None, None] * b[None, :, None] * c[None, None, :]
             found.append(View(where=(x, y, z), share=product.astype(np.float32), region=own))
     image = np.pad(np.asarray(array, np.float32), [(0, 0), *padding])
-    a, b, c = (slice(low, low + size) for (low, _), size in zip(padding, region.shape, strict=True))
+    cut_x, cut_y, cut_z = (slice(low, low + size) for (low, _), size in zip(padding, region.shape, strict=True))
     return Views(
         image=torch.from_numpy(image).to(device),
-        cut=(a, b, c),
+        cut=(cut_x, cut_y, cut_z),
         views=tuple(found),
         voxels=int(np.count_nonzero(region)),
         slice_axis=slice_axis,
