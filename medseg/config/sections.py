@@ -129,8 +129,9 @@ class InferSection(Section):
     """Measure the uncertainty of each mask, and estimate its Dice where the model folder brings a calibration."""
     probabilities: Literal["uint8", "fp16"] | None = None
     """Write each class' probability as well, in steps of 1/255 (.nii.gz) or in half precision (.npz); null writes none."""
-    uncertainty: Literal["entropy"] | None = None
-    """Write a map of each voxel's entropy as well; null writes none."""
+    uncertainty: Literal["entropy", "disagreement"] | None = None
+    """Write a map as well: each voxel's entropy, or the share of an ensemble's models that would draw something else; null
+    writes none."""
     output: OutputSection = OutputSection()
     series: SeriesSection | None = None
     """Rule for DICOM folders of several series; null takes that of ``data``, which a model brings along."""
