@@ -51,8 +51,8 @@ def write_maps(
     Probabilities are those of the network, with the calibration's temperature where there is one; outside the crop
     background is certain. They lie on the scan's own grid: (X, Y, Z, K) in NIfTI, K without background, in steps of 1/255
     (``scl_slope``); in ``.npz`` the arrays ``probabilities`` (X, Y, Z, K) float16, ``affine`` (4, 4) and ``class_names``.
-    Entropy and disagreement are NIfTI (X, Y, Z), 0 to 1 in steps of 1/255. All are gathered in a file on the disk, so that they take no
-    more memory than one slab.
+    Entropy and disagreement are NIfTI (X, Y, Z), 0 to 1 in steps of 1/255. All are gathered in a file on the disk, so that
+    they take no more memory than one slab.
 
     Args:
         engine: whose scores they are.
