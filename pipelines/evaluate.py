@@ -48,6 +48,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", metavar="MM", help="of NSD, for all classes or as liver=2,tumour=1 [1]")
     parser.add_argument("--empty", metavar="POLICY", help="what empty masks count: standard or exclude [standard]")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the scores")
+    parser.add_argument(
+        "--error-maps", action="store_true", help="write where each mask is right, too much, too little"
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="cases at a time [by cores and free memory]")
     add_cluster_flags(parser)
 
@@ -115,7 +118,10 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
             name, resume_file = f"evaluate {cases.name}", output / "tracking.json"
             run = stack.enter_context(stack.enter_context(tracker).run("evaluate", name, resume_file=resume_file))
         run_elsewhere = None if cluster is None else cluster.on(output.absolute())
-        report = run_evaluate(cases, output=output, processes=context.args.processes, run=run_elsewhere)
+        maps = context.args.error_maps or (config is not None and config.evaluate.error_maps)
+        report = run_evaluate(
+            cases, output=output, processes=context.args.processes, run=run_elsewhere, error_maps=maps
+        )
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             run.log_table(case_table(report.scores), "cases")

@@ -18,7 +18,7 @@ LAYERS = (
     ("search", "crossvalidation", "audit"),
     ("serving",),
     ("exchange",),
-    ("training", "report"),
+    ("training", "report", "explain"),
     ("inference",),
     ("preparation", "evaluation", "runner"),
     ("adapters",),

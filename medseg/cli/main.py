@@ -13,6 +13,7 @@ _VERBS = {
     "infer": ("medseg.pipelines.infer", "write masks for scans"),
     "evaluate": ("medseg.pipelines.evaluate", "score masks against references"),
     "compare": ("medseg.cli.compare", "tell which differences between runs are more than chance"),
+    "explain": ("medseg.cli.explain", "maps of what a model's masks rest on"),
     "audit": ("medseg.cli.audit", "look for scans there twice and labels that look wrong"),
     "plan": ("medseg.cli.plan", "show the plan, its memory and how long training will take"),
     "tune": ("medseg.cli.tune", "search stated ranges for a better config"),

@@ -129,8 +129,9 @@ class InferSection(Section):
     """Measure the uncertainty of each mask, and estimate its Dice where the model folder brings a calibration."""
     probabilities: Literal["uint8", "fp16"] | None = None
     """Write each class' probability as well, in steps of 1/255 (.nii.gz) or in half precision (.npz); null writes none."""
-    uncertainty: Literal["entropy"] | None = None
-    """Write a map of each voxel's entropy as well; null writes none."""
+    uncertainty: Literal["entropy", "disagreement"] | None = None
+    """Write a map as well: each voxel's entropy, or the share of an ensemble's models that would draw something else; null
+    writes none."""
     output: OutputSection = OutputSection()
     series: SeriesSection | None = None
     """Rule for DICOM folders of several series; null takes that of ``data``, which a model brings along."""
@@ -147,6 +148,8 @@ class EvaluateSection(Section):
     """Columns of the manifest (site, scanner, sex ...) to give scores per value of; null takes all of 2 to 20 values."""
     raters: Literal["first", "majority", "staple", "each"] = "first"
     """The reference of a case with several: the first, a consensus, or each in turn; see docs/statistics.md."""
+    error_maps: bool = False
+    """Write a label map per case and class of where the mask is right, too much and too little."""
 
 
 class DistilSection(Section):

@@ -12,6 +12,7 @@ from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha2
 from medseg.errors import InputError, ScanError
 from medseg.evaluation.aggregate import summarise
 from medseg.evaluation.case import CaseTask, ClassScores, FileState, file_stamp, score_case
+from medseg.evaluation.error_maps import write_beside_scores
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.identity import settings_sha256
 from medseg.evaluation.matching import CasePaths
@@ -68,7 +69,12 @@ class EvaluateReport:
 
 
 def run_evaluate(
-    cases: CaseSet, *, output: Path, processes: int | None = None, run: RunCases | None = None
+    cases: CaseSet,
+    *,
+    output: Path,
+    processes: int | None = None,
+    run: RunCases | None = None,
+    error_maps: bool = False,
 ) -> EvaluateReport:
     """Scores every case and writes ``cases.csv``, ``metrics.json`` and ``cases/<case>.json`` into ``output``.
 
@@ -80,6 +86,8 @@ def run_evaluate(
         output: folder of this set's scores.
         processes: at once; None chooses by cores and memory.
         run: does the cases, as a cluster does; None does them in processes of this machine.
+        error_maps: write ``errors/<case>_<class>.nii.gz`` as well. Where the predictions have entropy maps beside them,
+            ``uncertainty.csv`` is written in any case.
 
     Raises:
         LockedError: another process writes ``output``.
@@ -113,6 +121,7 @@ def run_evaluate(
             raters=band,
         )
         write_scores(scores, output)
+        write_beside_scores(pairs, scores.inputs, protocol=protocol, output=output, error_maps=error_maps)
     return EvaluateReport(scores=scores, scored=len(rows) - found.kept, kept=found.kept)
 
 

@@ -6,7 +6,8 @@ palette in the order of the labels, and the coded term "Tissue" (SNOMED CT 85756
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,6 +91,18 @@ def default_colour(number: int) -> Colour:
     dimmed = 1.0 / (1.0 + 0.4 * (number // len(_PALETTE)))
     red, green, blue = _PALETTE[number % len(_PALETTE)]
     return round(red * dimmed), round(green * dimmed), round(blue * dimmed)
+
+
+def structure_file_names(names: Sequence[str]) -> tuple[str, ...]:
+    """File names of structures: other characters than letters, digits, ``.``, ``_``, ``-`` become ``_``; no two alike.
+
+    Names that would fall together (also where only upper and lower case differ) get their number, from 1.
+    """
+    plain = [re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-") or "structure" for name in names]
+    lowered = [name.lower() for name in plain]
+    return tuple(
+        name if lowered.count(name.lower()) == 1 else f"{name}_{number}" for number, name in enumerate(plain, start=1)
+    )
 
 
 def itk_snap_text(table: LabelTable) -> str:

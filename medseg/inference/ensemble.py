@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from medseg.config.sections import InferSection
-from medseg.errors import ModelError
+from medseg.errors import ModelError, UsageError
 from medseg.evaluation.postprocessing import Step, apply_steps
 from medseg.imaging import AxisChange, Header, LabelMap, Volume, spacing_xyz_mm, undo_axes
 from medseg.imaging.volume import Affine
@@ -113,6 +113,10 @@ def build_engine(
             alike.append(model)
     build = partial(build_engine, device=device, memory_bytes=memory_bytes, scratch=scratch)
     make = partial(_engine_class(section), section=section, device=device, memory_bytes=memory_bytes, scratch=scratch)
+    if section.uncertainty == "disagreement" and len(groups) > 1:
+        raise UsageError(
+            "infer.uncertainty: is disagreement with models of several configurations, expected folds of one; take entropy"
+        )
     engines = [_with_first_stage(make(group), build) for group in groups or [[]]]
     return engines[0] if len(engines) == 1 else MixedEngine(engines)
 
@@ -121,10 +125,19 @@ def _with_first_stage(engine: Engine, build: Callable[..., MaskMaker]) -> Engine
     """The engine, behind its first stage where its models are a cascade's second."""
     if not engine.plan.previous_channels:
         return engine
-    return CascadeEngine(build(first_stage(engine.models), without_steps(engine.section)), engine)
+    section = without_steps(engine.section).model_copy(update={"uncertainty": None})
+    return CascadeEngine(build(first_stage(engine.models), section), engine)
 
 
 def _engine_class(section: InferSection) -> type[Engine]:
+    if section.uncertainty == "disagreement":
+        if section.accumulate != "fp32":
+            raise UsageError(
+                "infer.uncertainty: is disagreement with infer.accumulate fp16, expected fp32; take entropy"
+            )
+        from medseg.inference.disagreement import VotingEngine
+
+        return VotingEngine
     if section.accumulate == "fp32":
         return Engine
     from medseg.inference.reference import ReferenceEngine

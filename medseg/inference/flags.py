@@ -51,8 +51,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="write each class' probability too, in steps of 1/255 [uint8] or half precision",
     )  # fmt: skip
     output.add_argument(
-        "--uncertainty", nargs="?", const="entropy", choices=("entropy",),
-        help="write a map of each voxel's entropy too",
+        "--uncertainty", nargs="?", const="entropy", choices=("entropy", "disagreement"),
+        help="write a map too: each voxel's entropy, or how many models of an ensemble disagree there",
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from medseg.config.sections import OutputSection
 from medseg.durable import sha256_file, sha256_json, write_text
 from medseg.errors import ScanError
 from medseg.imaging import Header, LabelMap, write_label_map
-from medseg.imaging.label_table import LabelTable, itk_snap_text
+from medseg.imaging.label_table import LabelTable, itk_snap_text, structure_file_names
 from medseg.imaging.writing import write_seg_nrrd
 
 OutputFormat = Literal["auto", "nii.gz", "nrrd", "mha", "seg.nrrd", "png", "tif", "dicom-seg", "rtstruct"]
@@ -89,18 +88,6 @@ class OutputSpec:
     def settings(self) -> dict[str, str]:
         """What a sidecar's settings say of it: nothing where it is all default, so that older sidecars stay good."""
         return {} if self == OutputSpec() else {"output": sha256_json(asdict(self))}
-
-
-def structure_file_names(names: Sequence[str]) -> tuple[str, ...]:
-    """File names of structures: other characters than letters, digits, ``.``, ``_``, ``-`` become ``_``; no two alike.
-
-    Names that would fall together (also where only upper and lower case differ) get their number, from 1.
-    """
-    plain = [re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-") or "structure" for name in names]
-    lowered = [name.lower() for name in plain]
-    return tuple(
-        name if lowered.count(name.lower()) == 1 else f"{name}_{number}" for number, name in enumerate(plain, start=1)
-    )
 
 
 def write_outputs(

@@ -15,6 +15,7 @@ from medseg.durable import atomic_path, sha256_file
 from medseg.imaging.nifti import write_nifti
 from medseg.imaging.volume import Affine
 from medseg.inference.calibration import Calibration
+from medseg.inference.disagreement import VotingEngine
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.uncertainty import tempered, voxel_entropy
 from medseg.preparation.grid import Grid
@@ -50,8 +51,8 @@ def write_maps(
     Probabilities are those of the network, with the calibration's temperature where there is one; outside the crop
     background is certain. They lie on the scan's own grid: (X, Y, Z, K) in NIfTI, K without background, in steps of 1/255
     (``scl_slope``); in ``.npz`` the arrays ``probabilities`` (X, Y, Z, K) float16, ``affine`` (4, 4) and ``class_names``.
-    Entropy is a NIfTI file (X, Y, Z), 0 to 1 in steps of 1/255. All are gathered in a file on the disk, so that they take no
-    more memory than one slab.
+    Entropy and disagreement are NIfTI (X, Y, Z), 0 to 1 in steps of 1/255. All are gathered in a file on the disk, so that
+    they take no more memory than one slab.
 
     Args:
         engine: whose scores they are.
@@ -71,8 +72,13 @@ def write_maps(
     temperature = calibration.temperature if calibration is not None else 1.0
     (folder / "maps").mkdir(parents=True, exist_ok=True)
     stores = [_Store(folder / "maps", first, name, len(classes)) for name in names]
-    for where, slab in engine.slabs(scores, grid):
-        for store in stores:
+    of_votes = [store for store in stores if store.name.endswith("_disagreement.nii.gz")]
+    of_scores = [store for store in stores if store not in of_votes]
+    for store in of_votes:
+        for where, slab in voting(engine).disagreement_slabs(scores, first):
+            store.put(where, slab)
+    for where, slab in engine.slabs(scores, grid) if of_scores else ():
+        for store in of_scores:
             if store.of_probabilities:
                 warm = tempered(slab, temperature, regions=regions)
                 store.put(where, warm if regions else warm[1:])
@@ -81,6 +87,13 @@ def write_maps(
     for store in stores:
         store.write(folder / store.name, first, classes)
     return {name: sha256_file(folder / name) for name in names}
+
+
+def voting(engine: Any) -> VotingEngine:
+    """The engine whose members vote: this one, or a cascade's second stage."""
+    own = getattr(engine, "second", engine)
+    assert isinstance(own, VotingEngine)
+    return own
 
 
 class _Store:

@@ -10,11 +10,12 @@ from medseg.imaging import Volume
 from medseg.imaging.volume import FloatArray
 from medseg.inference.calibration import Calibration, read_calibration, risk_of
 from medseg.inference.contract import InputContract, Verdict, check_scan, check_volumes
+from medseg.inference.disagreement import Voted, VotingEngine
 from medseg.inference.engine import Engine
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.measures import Measures
 from medseg.inference.model import Model
-from medseg.inference.probability_maps import map_names, write_maps
+from medseg.inference.probability_maps import map_names, voting, write_maps
 from medseg.inference.uncertainty import Evidence, gather_evidence
 
 __all__ = ["CaseQuality", "Judge", "assess", "map_names", "write_maps"]
@@ -28,6 +29,7 @@ class CaseQuality:
         expected_dice: None where the model brings no calibration, or a structure is neither found nor always there.
         dice_bound: what the Dice exceeds with the calibration's coverage (0.9).
         uncertainty: mean entropy over the structure, 0 (certain) to 1; None where it is empty or was not measured.
+        disagreement: how unlike the members' masks of a structure are (`disagreement_of_structures`); empty unless asked for.
         risk: 1 minus the mean expected Dice, or the mean uncertainty where that is unknown; what reviews are sorted by.
         flags: what is odd about the mask, as sentences: empty or tiny structures, volumes outside the training range.
         evidence: what the estimate was made of.
@@ -36,6 +38,7 @@ class CaseQuality:
     expected_dice: Mapping[str, float | None] = field(default_factory=dict)
     dice_bound: Mapping[str, float | None] = field(default_factory=dict)
     uncertainty: Mapping[str, float | None] = field(default_factory=dict)
+    disagreement: Mapping[str, float] = field(default_factory=dict)
     risk: float | None = None
     flags: tuple[str, ...] = ()
     evidence: Evidence | None = None
@@ -91,7 +94,18 @@ class Judge:
     def _evidence(self, scores: Any, grid: Any) -> Evidence:
         slabs, spacing = _slabs(self._engine, scores, grid)
         regions = self._engine.plan.regions is not None
-        return gather_evidence(slabs, class_names=self._engine.class_names, spacing_xyz_mm=spacing, regions=regions)
+        names = self._engine.class_names
+        evidence = gather_evidence(slabs, class_names=names, spacing_xyz_mm=spacing, regions=regions)
+        if not isinstance(scores, Voted):
+            return evidence
+        unlike = {
+            name: value for name, value in voting(self._engine).disagreements(scores).items() if value is not None
+        }
+        structures = {
+            name: {**own, **({"disagreement": unlike[name]} if name in unlike else {})}
+            for name, own in evidence.structures.items()
+        }
+        return replace(evidence, structures=structures)
 
     def _judged(self, evidence: Evidence | None, measures: Measures) -> CaseQuality:
         flags = self._flags(measures)
@@ -104,6 +118,9 @@ class Judge:
             expected_dice=expected,
             dice_bound={name: None if one is None else one[1] for name, one in estimates.items()},
             uncertainty=uncertainty,
+            disagreement={
+                name: own["disagreement"] for name, own in evidence.structures.items() if "disagreement" in own
+            },
             risk=risk_of(expected, uncertainty),
             flags=flags,
             evidence=evidence,
@@ -166,7 +183,8 @@ def evidence_from_plain(value: Mapping[str, Any]) -> Evidence | None:
 
 def _slabs(engine: MaskMaker, scores: Any, grid: Any) -> tuple[Iterator[FloatArray], tuple[float, float, float]]:
     """(probabilities slab by slab, voxel size of their grid): the network's own grid where there is one: it costs less."""
-    if type(engine) is Engine:
+    if type(engine) in (Engine, VotingEngine):
+        assert isinstance(engine, Engine)
         return (slab for _, slab in engine.slabs(scores, grid, prepared=True)), grid.prepared_spacing_xyz_mm
     first = grid[0] if isinstance(grid, tuple) else grid
     return (slab for _, slab in engine.slabs(scores, grid)), first.spacing_xyz_mm

@@ -93,7 +93,7 @@ def flat_row(line: Mapping[str, Any]) -> dict[str, Any]:
     for name, ending in (("voxels", "voxels"), ("volume_ml", "ml"), ("touches_border", "touches_border")):
         row |= {f"{label}_{ending}": value for label, value in line.get(name, {}).items()}
     for name, values in (line.get("quality") or {}).items():
-        if name in ("expected_dice", "dice_bound", "uncertainty"):
+        if name in ("expected_dice", "dice_bound", "uncertainty", "disagreement"):
             row |= {f"{label}_{name}": value for label, value in values.items() if value is not None}
     if line.get("contract"):
         row["contract"] = line["contract"]

@@ -102,6 +102,11 @@ class _Stacked:
         return chain.from_iterable(self.parts)
 
 
+def stacked(parts: Sequence[Features]) -> Features:
+    """Features of several models, each with its last layer, as `Features.of` puts them together."""
+    return Features.of([part.array for part in parts], [(part.weight, part.bias) for part in parts])
+
+
 def mean_of(total: FloatArray | ScoreFile, models: int) -> FloatArray | ScoreFile:
     """The mean of scores that were added up, in place."""
     if isinstance(total, ScoreFile):
