@@ -93,7 +93,7 @@ def _review(run: TrackedRun, context: Context, result: CrossValidation, output: 
     if known:
         run.set_tags({"best_fold": max(known, key=known.__getitem__), "worst_fold": min(known, key=known.__getitem__)})
     note = crossval_note(context, result, by_fold)
-    log_scores(run, context, result.reported, output / "scores" / "reported", note)
+    log_scores(run, context, result.reported, output / "scores" / "reported", note, name="crossvalidation")
     tags = {"folds": str(len(by_fold)), "experiment": context.experiment.name}
     run.log_model(result.model, registered_as=name, tags=tags, description=note)
     log_evidence(run, sha256_file(result.model / "model.json"), result.reported, output / "scores" / "reported")

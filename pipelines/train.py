@@ -98,14 +98,14 @@ def _follow(context: Context, folder: Path, device: torch.device, processes: Pro
 
 
 def _lead(context: Context, folder: Path, device: torch.device, processes: Processes) -> int:
-    from medseg.cli.review import train_note
+    from medseg.cli.review import fold_words, train_note
     from medseg.durable import FolderLock
     from medseg.runner.progress import StepProgress
     from medseg.tracking.tracker import open_tracker
     from medseg.training.stage import run_training
 
     config, inputs = context.experiment, _inputs(context)
-    tags = {"fold": str(inputs.fold), "network": inputs.network.kind, "run": folder.name}
+    tags = {"fold": fold_words(inputs.fold), "network": inputs.network.kind, "run": folder.name}
     with (
         FolderLock(folder),
         open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain()) as tracker,
@@ -167,7 +167,7 @@ def _inputs(context: Context) -> TrainingInputs:
 
 
 def _record(context: Context, inputs: TrainingInputs, folder: Path, run: TrackedRun, last: Mapping[str, float]) -> None:
-    from medseg.cli.review import train_note, version_note
+    from medseg.cli.review import fold_words, train_note, version_note
     from medseg.durable import sha256_file
     from medseg.tracking.figures import learning_curves_png
     from medseg.tracking.record import write_stage_record
@@ -183,7 +183,7 @@ def _record(context: Context, inputs: TrainingInputs, folder: Path, run: Tracked
     run.log_model(
         folder / "model",
         registered_as=name,
-        tags={"fold": str(inputs.fold), "experiment": context.experiment.name},
+        tags={"fold": fold_words(inputs.fold), "experiment": context.experiment.name},
         description=version_note(context, inputs.prepared.sha256, folder / "model", name=name) if name else "",
     )
 

@@ -51,6 +51,11 @@ def train_note(context: Context, inputs: TrainingInputs, folder: Path, last: Map
     )
 
 
+def fold_words(fold: int | None) -> str:
+    """The held-out fold as a tag has it."""
+    return "none held out" if fold is None else str(fold)
+
+
 def _budget(context: Context) -> str:
     budget = context.experiment.train.budget
     named = {"minutes": budget.minutes, "steps": budget.steps, "epochs": budget.epochs}
@@ -60,11 +65,11 @@ def _budget(context: Context) -> str:
 
 def version_note(context: Context, inputs_sha256: str, folder: Path, *, name: str) -> str:
     """Description of a registered version."""
-    facts = {"experiment": context.experiment.name, "run": folder.parent.name, "prepared data": inputs_sha256[:_SHA]}
+    facts = {"training": f"`{folder.parent.name}`, {_budget(context)}", "prepared data": f"`{inputs_sha256[:_SHA]}`"}
     return description(
-        f"A model of **{context.experiment.name}**; its scores are tags of this version once it is evaluated.",
+        f"A model of **{context.experiment.name}**. Its scores are tags of this version once it is evaluated.",
         facts,
-        look=["The run that made it is the source run above; `medseg promote` moves the alias `champion`."],
+        look=[f"The source run has its training; `medseg promote {name}` moves the alias `champion`."],
         again=f"medseg infer SCANS --model models:/{name}@champion --output masks",
     )
 
@@ -133,15 +138,20 @@ def _mean_words(scores: Scores) -> str:
     return f"Mean Dice **{dice:.4f}** over classes; worst case `{ranked[0][0]}` with {ranked[0][1]:.4f}."
 
 
-def log_scores(run: TrackedRun, context: Context, scores: Scores, folder: Path, note: str) -> None:
-    """Logs what a scored set shows: the description, the data with their hashes, and the headline of the run above."""
+def log_scores(
+    run: TrackedRun, context: Context, scores: Scores, folder: Path, note: str, *, name: str | None = None
+) -> None:
+    """Logs what a scored set shows: the description, the data with their hashes, and the headline of the run above.
+
+    ``name`` is what the headline's numbers begin with, the set's own name where it is None.
+    """
     from medseg.evaluation.review import headline
 
     run.log_note(note)
     rows = [{"case": case, "prediction": pair[0], "reference": pair[1]} for case, pair in scores.inputs.items()]
     run.log_dataset(scores.name, scores.identity()["references"], rows, context="testing")
     numbers = headline(scores)
-    run.log_headline({f"{scores.name}/{name}": value for name, value in numbers.items()}, note=note)
+    run.log_headline({f"{name or scores.name}/{key}": value for key, value in numbers.items()}, note=note)
     report = folder / "report.html"
     if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
         run.log_file(report)

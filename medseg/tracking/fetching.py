@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.durable import sha256_file
+from medseg.durable import read_json, sha256_file
 from medseg.errors import EnvironmentFault, InputError, MedsegError
 from medseg.tracking.address import mlflow_is_installed, tracker_at
 from medseg.tracking.process import sender_environment, set_environment
@@ -86,24 +86,38 @@ def fetch(registry: Registry, version: RegisteredVersion, work: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place))
     try:
-        registry.download(version, scratch)
-        sha256 = sha256_file(scratch / "model" / "model.json")
+        (scratch / "new").mkdir()
+        registry.download(version, scratch / "new")
+        sha256 = sha256_file(scratch / "new" / "model" / "model.json")
         final = place / f"{version.version}-{sha256[:_SHA_CHARACTERS]}"
+        with contextlib.suppress(OSError):  # a damaged copy makes room
+            final.rename(scratch / "damaged")
         with contextlib.suppress(OSError):  # another process was first: its copy is the same
-            scratch.rename(final)
+            (scratch / "new").rename(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return final / "model"
 
 
 def _kept(work: Path, name: str, version: int, sha256: str | None = None) -> Path | None:
-    """A version's folder where it is whole; its other files are checked when the model is loaded."""
+    """A version's folder where it is whole."""
     for folder in sorted((work / CACHE_NAME / name).glob(f"{version}-*")):
         known = folder.name.partition("-")[2]
-        described = folder / "model" / "model.json"
-        if described.is_file() and sha256_file(described).startswith(known) and (sha256 or known).startswith(known):
+        if (sha256 or known).startswith(known) and _is_whole(folder / "model", known):
             return folder / "model"
     return None
+
+
+def _is_whole(model: Path, sha256: str) -> bool:
+    """Whether ``model.json`` has this checksum and every file that it names, members of an ensemble included, has its own."""
+    try:
+        if not sha256_file(model / "model.json").startswith(sha256):
+            return False
+        info = read_json(model / "model.json")
+        files = all(sha256_file(model / name) == known for name, known in info.get("files", {}).items())
+        return files and all(_is_whole(model / one["folder"], one["sha256"]) for one in info.get("members", ()))
+    except (OSError, InputError, AttributeError, KeyError, TypeError):
+        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

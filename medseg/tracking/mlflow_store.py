@@ -18,6 +18,7 @@ from medseg.tracking.database import prepare_database
 from medseg.tracking.packaging import write_package
 from medseg.tracking.run import MODEL_TAG
 from medseg.tracking.store import DatasetNote, Metric, StoreAwayError, StoreRefusedError, VersionNote
+from medseg.tracking.views import KIND_TAGS, VIEW_TAG, view_with
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -261,3 +262,12 @@ class MlflowStore:
         for version in self._client.search_model_versions(f"tags.`{MODEL_TAG}` = '{model_sha256}'"):
             for name, value in tags.items():
                 self._client.set_model_version_tag(version.name, version.version, name, value[:_TAG_CHARACTERS])
+
+    @_translated
+    def show_metrics(self, experiment: str, metrics: Sequence[str], *, ms: int) -> None:
+        """Lets the experiment's page show these metrics as columns."""
+        present = self._client.get_experiment(experiment).tags
+        wanted = {VIEW_TAG: view_with(present.get(VIEW_TAG), metrics, ms=ms)}
+        for name, value in (KIND_TAGS | wanted).items():
+            if present.get(name) != value:
+                self._client.set_experiment_tag(experiment, name, value)

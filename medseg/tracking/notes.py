@@ -25,20 +25,22 @@ def description(
     Args:
         summary: one or two sentences: what this run is and how it ended.
         facts: name to text, such as data, network, budget; those that are empty are left out.
-        tables: title to rows, of which the first is the heads; one without further rows is left out.
+        tables: title to rows, of which the first is the heads; one without further rows is left out, and the first one's
+            title is not shown.
         look: sentences about where to look further.
         again: the command that repeats it.
     """
+    # MLflow shows the first six lines and hides the rest behind "Show more": what matters most comes first, without a title.
     lines = [summary, ""]
-    shown = [(name, text) for name, text in facts.items() if text]
-    lines += [*_table([("", ""), *((f"**{name}**", text) for name, text in shown)]), ""] if shown else []
-    for title, rows in (tables or {}).items():
-        if len(rows) > 1:
-            lines += [f"#### {title}", "", *_table(rows), ""]
+    filled = [(title, rows) for title, rows in (tables or {}).items() if len(rows) > 1]
+    for number, (title, rows) in enumerate(filled):
+        lines += [*([f"**{title}**", ""] if number else []), *_table(rows), ""]
+    shown = [f"- **{name}**: {text}" for name, text in facts.items() if text]
+    lines += [*shown, ""] if shown else []
     if look:
-        lines += ["#### Where to look", "", *(f"- {sentence}" for sentence in look), ""]
+        lines += ["**Where to look**", "", *(f"- {sentence}" for sentence in look), ""]
     if again:
-        lines += ["#### Again", "", "```", again, "```", ""]
+        lines += ["**Again**", "", "```", again, "```", ""]
     return _cut("\n".join(lines))
 
 

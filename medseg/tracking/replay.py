@@ -20,6 +20,7 @@ from medseg.tracking import privacy
 from medseg.tracking.address import Sent, StoreAddress, read_sent, write_sent
 from medseg.tracking.spool import SPOOL_NAME, Record, read_records, spool_folders, writer_is_alive
 from medseg.tracking.store import CANDIDATE, DatasetNote, Metric, Store, StoreRefusedError, VersionNote
+from medseg.tracking.views import EXPERIMENT, STAGE_TAG
 
 _log = logging.getLogger(__name__)
 
@@ -285,27 +286,31 @@ class Replay:
         if parent is None:
             raise StoreRefusedError("no run above it")
         metrics = [Metric(name, float(value), int(fields["ms"]), 0) for name, value in fields["values"].items()]
+        self._store.set_tags(parent, fields["tags"] | {STAGE_TAG: EXPERIMENT})
         if metrics:
             self._store.log_metrics(parent, metrics)
-        if fields["tags"]:
-            self._store.set_tags(parent, fields["tags"])
+            experiment = self._store.experiment(self._start()["experiment"])
+            self._store.show_metrics(experiment, list(fields["values"]), ms=int(fields["ms"]))
 
     def _evidence(self, run_id: str, fields: Mapping[str, Any]) -> None:
         self._store.tag_versions(fields["sha256"], {**fields["tags"], SCORES_TAG: run_id})
 
-    def _parent_of_spool(self) -> str | None:
+    def _start(self) -> Mapping[str, Any]:
         start = next((r.fields for r in read_records(self._folder) if r.kind == "start"), None)
         if start is None:
-            return None
+            raise StoreRefusedError("no start record before it")
+        return start
+
+    def _parent_of_spool(self) -> str | None:
+        start = self._start()
         return self._store.find_run(self._store.experiment(start["experiment"]), start["parent"]["key"])
 
     def _end(self, run_id: str, fields: Mapping[str, Any]) -> None:
         if fields["reason"]:
             self._store.set_tags(run_id, {"medseg.ended_by": fields["reason"]})
         self._store.end(run_id, status=fields["status"], ms=fields["ms"])
-        start = next((r.fields for r in read_records(self._folder) if r.kind == "start"), None)
         others = (f for f in spool_folders(self._folder.parent) if f != self._folder)
-        if start is None or start["parent"]["spooled"] or any(writer_is_alive(folder) for folder in others):
+        if self._start()["parent"]["spooled"] or any(writer_is_alive(folder) for folder in others):
             return  # the parent goes on as long as a run below it does
         parent = self._parent_of_spool()
         if parent:

@@ -127,3 +127,6 @@ class Store(Protocol):
 
     def tag_versions(self, model_sha256: str, tags: Mapping[str, str]) -> None:
         """Sets tags of all registered versions of a model; none is no error."""
+
+    def show_metrics(self, experiment: str, metrics: Sequence[str], *, ms: int) -> None:
+        """Lets the experiment's page show these metrics as columns, the first of them as what runs are sorted by."""

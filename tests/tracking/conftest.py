@@ -17,6 +17,7 @@ class FakeStore:
         self.experiments = {}
         self.versions = {}
         self.aliases = {}
+        self.columns = {}
         self.calls = []
         self.fail_at = None
         self.torn = False
@@ -113,7 +114,9 @@ class FakeStore:
 
     def register(self, run_id, note):
         def register():
-            version = self.versions.setdefault((note.name, note.sha256), {"number": len(self.versions) + 1, "run": run_id})
+            version = self.versions.setdefault(
+                (note.name, note.sha256), {"number": len(self.versions) + 1, "run": run_id}
+            )
             version.setdefault("tags", dict(note.tags))
             present = self.aliases.get((note.name, note.alias), 0)
             self.aliases[note.name, note.alias] = max(present, version["number"])
@@ -128,6 +131,9 @@ class FakeStore:
 
         self._call("tag_versions", tag)
 
+    def show_metrics(self, experiment, metrics, *, ms):
+        self._call("show_metrics", lambda: self.columns.update(dict.fromkeys((experiment, name) for name in metrics)))
+
     def run(self, name):
         (found,) = [r for r in self.runs.values() if r["name"] == name]
         return found
@@ -137,7 +143,7 @@ class FakeStore:
         runs = copy.deepcopy(self.runs)
         for run in runs.values():
             del run["statuses"]
-        return runs, copy.deepcopy(self.versions), dict(self.aliases)
+        return runs, copy.deepcopy(self.versions), dict(self.aliases), list(self.columns)
 
 
 @pytest.fixture
