@@ -43,10 +43,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _crossval(context: Context) -> int:
+    from medseg.cli.review import log_case_table
     from medseg.crossvalidation.candidates import find_candidates
     from medseg.crossvalidation.report import finding_lines, write_report
     from medseg.crossvalidation.stage import Settings, run_crossvalidation
-    from medseg.evaluation import case_table, flat_metrics, terminal_table
+    from medseg.evaluation import flat_metrics, terminal_table
     from medseg.networks.precision import choose_device
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
@@ -73,7 +74,7 @@ def _crossval(context: Context) -> int:
         write_stage_record(output, stage="crossval", config=config.plain(), inputs=inputs, seconds=seconds)
         if changed:
             run.log_metrics(flat_metrics(result.reported), step=0)
-            run.log_table(case_table(result.reported), "cases")
+            log_case_table(run, result.reported)
             run.log_file(output / "crossvalidation.md")
             run.log_file(output / "crossvalidation.json")
             _review(run, context, result, output)

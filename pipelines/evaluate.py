@@ -101,8 +101,15 @@ def _config_sets(context: Context) -> dict[Path, CaseSet]:
 def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | None) -> int:
     from rich.console import Console
 
-    from medseg.cli.review import evaluate_note, log_evidence, log_overlays, log_scores, predicted_by
-    from medseg.evaluation import case_table, flat_metrics, run_evaluate, terminal_table
+    from medseg.cli.review import (
+        evaluate_note,
+        log_case_table,
+        log_evidence,
+        log_overlays,
+        log_scores,
+        predicted_by,
+    )
+    from medseg.evaluation import flat_metrics, run_evaluate, terminal_table
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
@@ -117,7 +124,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         report = run_evaluate(cases, output=output, processes=context.args.processes, run=run_elsewhere)
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
-            run.log_table(case_table(report.scores), "cases")
+            log_case_table(run, report.scores)
             run.log_file(output / "metrics.json")
             pictures = log_overlays(run, cases, report.scores) if context.experiment.tracking.images else []
             log_scores(run, context, report.scores, output, evaluate_note(context, report.scores, pictures=pictures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OVERLAY = "overlay"
 """Key of the pictures of a scored set; the slider's steps are ranks, 0 the worst case."""
 _MOST_PICTURES = 12
+_SHOWN = ("dice", "nsd", "hd95_mm", "assd_mm", "situation")
 _EMBEDDED_PICTURE = re.compile(rb"data:image/(?!svg)|<canvas")
 _SHA = 12
 
@@ -155,6 +157,19 @@ def log_scores(
     report = folder / "report.html"
     if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
         run.log_file(report)
+
+
+def log_case_table(run: TrackedRun, scores: Scores) -> None:
+    """Logs every case and class as the table ``cases``: the worst Dice first, the telling columns first, four digits."""
+    from medseg.evaluation.report import case_table
+
+    rows = [dict.fromkeys(("case", "class", *_SHOWN)) | row for row in case_table(scores)]
+    rows.sort(key=lambda row: math.inf if row["dice"] is None else float(row["dice"]))
+    run.log_table([{name: _rounded(value) for name, value in row.items()} for row in rows], "cases")
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def log_evidence(run: TrackedRun, model_sha256: str, scores: Scores, folder: Path) -> None:

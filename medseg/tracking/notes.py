@@ -53,11 +53,12 @@ def command(verb: str, config: Path, overrides: Sequence[str], *flags: str) -> s
 
 def _table(rows: Iterable[Sequence[str]]) -> list[str]:
     first, *others = rows
-    return [_row(first), _row(["---"] * len(first)), *map(_row, others)]
+    return [_row(first), "| " + " | ".join(["---"] * len(first)) + " |", *map(_row, others)]
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in cells) + " |"
+    # MLflow draws no lines and no space between columns: an en space keeps numbers apart.
+    return "| " + " | ".join(f"{' '.join(cell.replace('|', '/').split())}\u2002" for cell in cells) + " |"
 
 
 def _cut(text: str) -> str:

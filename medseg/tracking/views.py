@@ -1,7 +1,7 @@
 """What MLflow's pages show first: a saved view of the runs, best first, with the scores as columns.
 
-MLflow keeps the views that people save in an experiment's tags, and lists them under "Views". Ours is written the same way, so one
-click shows the experiments (each the run above its stages) by score. MLflow before 3.14 has no such list and leaves the tag alone.
+MLflow keeps the views that people save in an experiment's tags, and lists them under "Views". Ours is written alike, so one
+click shows the experiments (each the run above its stages) by score. An MLflow without such a list leaves the tag alone.
 """
 
 from __future__ import annotations
