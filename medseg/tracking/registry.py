@@ -18,7 +18,7 @@ from medseg.tracking import privacy
 from medseg.tracking.address import ARTIFACTS_NAME, StoreAddress
 from medseg.tracking.database import prepare_database
 from medseg.tracking.mlflow_store import reason_of
-from medseg.tracking.run import MODEL_TAG, SCORE_FILES, scores_artifact, scores_tag
+from medseg.tracking.run import MODEL_TAG, scores_artifact, scores_tag
 from medseg.tracking.store import StoreAwayError
 
 CHAMPION = "champion"
@@ -178,10 +178,7 @@ class Registry:
     def fetch_scores(self, version: RegisteredVersion, run_id: str, folder: Path) -> Path:
         """Copies ``cases.csv`` and ``metrics.json`` of a version's model into ``folder`` and returns where they lie."""
         assert version.sha256 is not None
-        place = scores_artifact(version.sha256)
-        for name in SCORE_FILES:
-            self._client.download_artifacts(run_id, f"{place}/{name}", str(folder))
-        return folder / place
+        return Path(self._client.download_artifacts(run_id, scores_artifact(version.sha256), str(folder)))
 
     @_told
     def name_champion(self, version: RegisteredVersion) -> None:

@@ -1,10 +1,10 @@
-"""Three models in MLflow's registry: the worse one is refused, the better one taken, and the alias predicts what `infer` does."""
+"""MLflow's registry: a worse model is refused, a better one taken, and the alias predicts what `infer` does."""
 
 import csv
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,21 +116,20 @@ def test_the_alias_predicts_what_infer_does_with_pickles_forbidden(promoted, wor
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     paths = json.loads(done.stdout.splitlines()[-1])
-    assert [os.path.basename(path) for path in paths] == [os.path.basename(path) for path in scans]
+    assert [Path(path).name for path in paths] == [Path(path).name for path in scans]
     for path in paths:
-        name = os.path.basename(path)
+        name = Path(path).name
         expected = (folder / name).read_bytes()
         assert (named / name).read_bytes() == expected
         assert (masks / name).read_bytes() == expected
-    assert len({read_label_map(masks / os.path.basename(path)).array.tobytes() for path in paths}) > 1
+    assert len({read_label_map(masks / Path(path).name).array.tobytes() for path in paths}) > 1
     with (masks / "report.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 10
 
 
 def test_a_name_that_is_not_there_and_a_tracker_that_is_away(promoted, work, tmp_path):
-    scan = write_scan(
-        scan_on((20, 18, 12), affine_of((1, 1, 1.5), None, (0, 0, 0)), seed=1), tmp_path, case_id="a", suffix=".nii.gz"
-    )[0]
+    made = scan_on((20, 18, 12), affine_of((1, 1, 1.5), None, (0, 0, 0)), seed=1)
+    scan = write_scan(made, tmp_path, case_id="a", suffix=".nii.gz")[0]
     arguments = ("infer", scan, "--work", work, "--output", tmp_path / "masks", "--device", "cpu", "--model")
     unknown = _medseg(*arguments, "models:/organ@nobody")
     assert unknown.returncode == 3
