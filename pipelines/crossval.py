@@ -24,6 +24,7 @@ from medseg.cli.entry import Context, run_verb
 if TYPE_CHECKING:
     from medseg.crossvalidation.outoffold import DataPlace
     from medseg.crossvalidation.stage import CrossValidation
+    from medseg.tracking.run import TrackedRun
 
 _LOG = logging.getLogger(__name__)
 _PURPOSE = "Score all folds together, decide by out-of-fold evidence, make one model."
@@ -42,10 +43,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _crossval(context: Context) -> int:
+    from medseg.cli.review import log_case_table
     from medseg.crossvalidation.candidates import find_candidates
     from medseg.crossvalidation.report import finding_lines, write_report
     from medseg.crossvalidation.stage import Settings, run_crossvalidation
-    from medseg.evaluation import case_table, flat_metrics, terminal_table
+    from medseg.evaluation import flat_metrics, terminal_table
     from medseg.networks.precision import choose_device
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
@@ -72,11 +74,30 @@ def _crossval(context: Context) -> int:
         write_stage_record(output, stage="crossval", config=config.plain(), inputs=inputs, seconds=seconds)
         if changed:
             run.log_metrics(flat_metrics(result.reported), step=0)
-            run.log_table(case_table(result.reported), "cases")
+            log_case_table(run, result.reported)
             run.log_file(output / "crossvalidation.md")
             run.log_file(output / "crossvalidation.json")
+            _review(run, context, result, output)
     _show(result, output, terminal_table(result.reported), finding_lines(result.final))
     return result.exit_code
+
+
+def _review(run: TrackedRun, context: Context, result: CrossValidation, output: Path) -> None:
+    from medseg.cli.review import crossval_note, log_evidence, log_scores
+    from medseg.crossvalidation.report import dice_by_fold
+    from medseg.durable import sha256_file
+
+    by_fold, name = dice_by_fold(result), context.experiment.tracking.registered_model
+    known = {fold: mean for fold, mean in by_fold.items() if mean is not None}
+    for fold, mean in known.items():
+        run.log_metrics({"fold/dice": mean}, step=int(fold))
+    if known:
+        run.set_tags({"best_fold": max(known, key=known.__getitem__), "worst_fold": min(known, key=known.__getitem__)})
+    note = crossval_note(context, result, by_fold)
+    log_scores(run, context, result.reported, output / "scores" / "reported", note, name="crossvalidation")
+    tags = {"folds": str(len(by_fold)), "experiment": context.experiment.name}
+    run.log_model(result.model, registered_as=name, tags=tags, description=note)
+    log_evidence(run, sha256_file(result.model / "model.json"), result.reported, output / "scores" / "reported")
 
 
 def _place(context: Context) -> DataPlace:

@@ -25,9 +25,7 @@ from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 
 if TYPE_CHECKING:
     from medseg.evaluation.experiment import CaseSet
-    from medseg.evaluation.report import Scores
     from medseg.runner.cluster import Cluster
-    from medseg.tracking.run import TrackedRun
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +104,15 @@ def _config_sets(context: Context) -> dict[Path, CaseSet]:
 def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | None) -> int:
     from rich.console import Console
 
-    from medseg.evaluation import case_table, flat_metrics, run_evaluate, terminal_table
+    from medseg.cli.review import (
+        evaluate_note,
+        log_case_table,
+        log_evidence,
+        log_overlays,
+        log_scores,
+        predicted_by,
+    )
+    from medseg.evaluation import flat_metrics, run_evaluate, terminal_table
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
@@ -124,10 +130,12 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         )
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
-            run.log_table(case_table(report.scores), "cases")
+            log_case_table(run, report.scores)
             run.log_file(output / "metrics.json")
-            if context.experiment.tracking.images:
-                _log_overlays(run, cases, report.scores)
+            pictures = log_overlays(run, cases, report.scores) if context.experiment.tracking.images else []
+            log_scores(run, context, report.scores, output, evaluate_note(context, report.scores, pictures=pictures))
+            if model := predicted_by(cases):
+                log_evidence(run, model, report.scores, output)
         plain = config.plain() if config is not None else {"evaluate": cases.protocol.plain()}
         inputs = {**cases.inputs, **report.scores.identity()}
         seconds = time.monotonic() - started
@@ -137,14 +145,6 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code
-
-
-def _log_overlays(run: TrackedRun, cases: CaseSet, scores: Scores) -> None:
-    from medseg.evaluation.telling import telling_slices
-    from medseg.tracking.figures import overlay_png
-
-    for rank, (image, truth, prediction, planar) in telling_slices(cases, scores.rows):
-        run.log_image(overlay_png(image, truth, prediction, flip_yx=not planar), f"overlay {rank}", step=0)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="scan, folder, .txt list or manifest")
-    parser.add_argument("--model", action="append", type=Path, metavar="DIR", help="model folder; several are averaged")
+    parser.add_argument(
+        "--model", action="append", metavar="DIR", help="model folder, or models:/NAME@champion; several are averaged"
+    )
+    parser.add_argument(
+        "--tracker", metavar="URI", help="MLflow that models:/ names are of [MLFLOW_TRACKING_URI, else that of --work]"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the masks of INPUT")
     parser.add_argument(
         "--backend", choices=("torch", "onnxruntime"), help="what runs the network [what --model holds]"
@@ -56,6 +61,7 @@ def _infer(context: Context) -> int:
         raise UsageError("infer: expected INPUT --model DIR --output DIR, or --config FILE; see medseg infer --help")
     from medseg.inference.report import exit_code
 
+    args.model = [_folder_of(name, context) for name in args.model or ()]  # once: an alias may move meanwhile
     jobs = {} if args.inputs else _experiment_jobs(context)
     engine = _engine(context)
     options = run_options(args, engine.section)
@@ -83,10 +89,21 @@ def _model_folders(context: Context) -> Sequence[Path]:
     from medseg.inference.experiment import experiment_models
     from medseg.inference.onnx_network import backend_folder
 
-    config, folders = context.config, context.args.model or ()
+    config, folders = context.config, list(context.args.model or ())
     if config is not None and not folders:
-        folders = experiment_models(config.infer, work=context.work, fold=config.data.fold)
+        folders = list(experiment_models(config.infer, work=context.work, fold=config.data.fold))
     return [backend_folder(folder, context.args.backend) for folder in folders]
+
+
+def _folder_of(name: str, context: Context) -> Path:
+    from medseg.tracking.fetching import is_registered_name, model_folder
+
+    if not is_registered_name(name):
+        return Path(name)
+    asked = context.args.work is None and context.config is None
+    # Masks alone leave no work folder; the copy is kept beside them, where no scan is looked for.
+    work = context.args.output / ".models" if asked else context.work
+    return model_folder(name, work=work, tracker=context.args.tracker)
 
 
 def _engine(context: Context) -> MaskMaker:
@@ -136,6 +153,7 @@ def _predict(
     options: RunOptions,
     cluster: Cluster | None,
 ) -> Sequence[CaseReport]:
+    from medseg.durable import sha256_file
     from medseg.inference.remote import infer_on_cluster
     from medseg.inference.report import summary
     from medseg.inference.stage import infer_folder
@@ -162,7 +180,9 @@ def _predict(
                 engine, cases, folders=folders, output=folder, cluster=cluster, device=device, options=options
             )
         seconds = time.monotonic() - started
-        write_stage_record(folder, stage="infer", config=plain, inputs=engine.model_sha256s(), seconds=seconds)
+        made_by = {"model_folders": [sha256_file(path / "model.json") for path in _model_folders(context)]}
+        inputs = engine.model_sha256s()
+        write_stage_record(folder, stage="infer", config=plain, inputs=inputs, seconds=seconds, extra=made_by)
         new = any(report.status != "kept" for report in reports)
         if run is not None and (new or not run.finished_before):
             run.log_metrics({"cases": len(reports), "cases_good": sum(r.good for r in reports)}, step=0)

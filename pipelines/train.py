@@ -15,7 +15,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,21 +98,24 @@ def _follow(context: Context, folder: Path, device: torch.device, processes: Pro
 
 
 def _lead(context: Context, folder: Path, device: torch.device, processes: Processes) -> int:
+    from medseg.cli.review import fold_words, train_note
     from medseg.durable import FolderLock
     from medseg.runner.progress import StepProgress
     from medseg.tracking.tracker import open_tracker
     from medseg.training.stage import run_training
 
     config, inputs = context.experiment, _inputs(context)
+    tags = {"fold": fold_words(inputs.fold), "network": inputs.network.kind, "run": folder.name}
     with (
         FolderLock(folder),
         open_tracker(config.tracking, work=context.work, experiment=config.name, config=config.plain()) as tracker,
-        tracker.run("train", f"train {folder.name}", resume_file=folder / "tracking.json") as run,
+        tracker.run("train", f"train {folder.name}", tags=tags, resume_file=folder / "tracking.json") as run,
         StepProgress("train") as bar,
     ):
         before = _model_sha256(folder)
         if before is None or not run.finished_before:
             run.log_dataset(config.name, inputs.prepared.sha256, [{"case": case} for case in inputs.training])
+            run.log_note(train_note(context, inputs, folder, {}))
         epochs = run_training(
             inputs,
             folder,
@@ -124,15 +127,17 @@ def _lead(context: Context, folder: Path, device: torch.device, processes: Proce
             each_step=bar.reach,
             processes=processes,
         )
+        last: dict[str, float] = {}
         for epoch in epochs:
             if epoch.complete:
                 _LOG.info("%s", epoch)
+                last |= epoch.metrics()
                 run.log_metrics(epoch.metrics(), step=epoch.step)
         after = _model_sha256(folder)
         if after is None:
             run.finish("KILLED", "a signal")
         elif after != before or not run.finished_before:
-            _record(context, inputs, folder, run)
+            _record(context, inputs, folder, run, last)
     if after is None:
         ending = "stopped, state saved; the same command goes on"
     else:
@@ -161,7 +166,8 @@ def _inputs(context: Context) -> TrainingInputs:
     )
 
 
-def _record(context: Context, inputs: TrainingInputs, folder: Path, run: TrackedRun) -> None:
+def _record(context: Context, inputs: TrainingInputs, folder: Path, run: TrackedRun, last: Mapping[str, float]) -> None:
+    from medseg.cli.review import fold_words, train_note, version_note
     from medseg.durable import sha256_file
     from medseg.tracking.figures import learning_curves_png
     from medseg.tracking.record import write_stage_record
@@ -172,7 +178,14 @@ def _record(context: Context, inputs: TrainingInputs, folder: Path, run: Tracked
     seconds = time.monotonic() - context.started
     write_stage_record(folder, stage="train", config=context.experiment.plain(), inputs=hashes, seconds=seconds)
     run.log_figure_png(learning_curves_png(history_curves(folder / "state")), "learning curves")
-    run.log_folder(folder / "model", "model")
+    run.log_note(train_note(context, inputs, folder, last))
+    name = context.experiment.tracking.registered_model
+    run.log_model(
+        folder / "model",
+        registered_as=name,
+        tags={"fold": fold_words(inputs.fold), "experiment": context.experiment.name},
+        description=version_note(context, inputs.prepared.sha256, folder / "model", name=name) if name else "",
+    )
 
 
 if __name__ == "__main__":

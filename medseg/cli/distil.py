@@ -67,7 +67,7 @@ def _distil(context: Context) -> int:
         if not finished:
             run.finish("KILLED", "a signal")
         elif not run.finished_before:
-            run.log_folder(folder / "model", "model")
+            run.log_model(folder / "model", registered_as=config.tracking.registered_model)
     if not finished:
         sys.stdout.write(f"{folder}: stopped, state saved; the same command goes on\n")
         return _STOPPED

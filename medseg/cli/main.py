@@ -28,6 +28,7 @@ _VERBS = {
     "manifest": ("medseg.cli.manifest", "build a manifest from a known layout"),
     "schema": ("medseg.cli.schema", "print the JSON schema of configs"),
     "doctor": ("medseg.cli.doctor", "print versions, device and limits for a bug report"),
+    "promote": ("medseg.cli.promote", "make a registered model the champion if it is better"),
     "sync": ("medseg.cli.sync", "send what the tracker missed"),
 }
 

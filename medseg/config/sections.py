@@ -173,6 +173,8 @@ class TrackingSection(Section):
     """Log slices of scans. Off unless everyone who can open the tracker may see the data: a slice of a head is a face."""
     wait_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How long a command waits at its end for a slow tracker; what it missed is kept and sent later."""
+    registered_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] | None = None
+    """Name in MLflow's model registry under which a finished training becomes a version; null registers nothing."""
 
 
 class Config(Section):

@@ -33,32 +33,46 @@ class TellingSlice(NamedTuple):
 
 def telling_cases(rows: Mapping[str, Sequence[ClassScores]]) -> dict[str, str]:
     """The worst, the median and the best case by mean Dice over classes, as rank to case id; fewer where there are fewer."""
-    mean = {}
-    for case_id, classes in rows.items():
-        values = [row.values["dice"] for row in classes]
-        known = [value for value in values if value is not None]
-        if known:
-            mean[case_id] = sum(known) / len(known)
-    order = sorted(mean, key=lambda case_id: (mean[case_id], case_id))
+    order = _worst_first(rows)
     if not order:
         return {}
     picked = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     return {rank: case_id for rank, case_id in picked.items() if rank == "worst" or case_id != order[0]}
 
 
-def telling_slices(cases: CaseSet, rows: Mapping[str, Sequence[ClassScores]]) -> Iterator[tuple[str, TellingSlice]]:
+def ranked_cases(rows: Mapping[str, Sequence[ClassScores]], *, most: int) -> dict[str, str]:
+    """At most so many cases from the worst to the best by mean Dice, as words for the rank to case id, evenly spread."""
+    order = _worst_first(rows)
+    count = min(most, len(order))
+    places = [round(k * (len(order) - 1) / max(1, count - 1)) for k in range(count)]
+    return {f"rank {place + 1} of {len(order)}": order[place] for place in places}
+
+
+def _worst_first(rows: Mapping[str, Sequence[ClassScores]]) -> list[str]:
+    mean = {}
+    for case_id, classes in rows.items():
+        values = [row.values["dice"] for row in classes]
+        known = [value for value in values if value is not None]
+        if known:
+            mean[case_id] = sum(known) / len(known)
+    return sorted(mean, key=lambda case_id: (mean[case_id], case_id))
+
+
+def telling_slices(
+    cases: CaseSet, rows: Mapping[str, Sequence[ClassScores]], *, picked: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, TellingSlice]]:
     """(rank, slice) of the telling cases.
 
     Args:
         cases: what was scored; of ``scans`` the first channel or the colours are shown.
         rows: its scores.
+        picked: rank to case id; None takes the worst, the median and the best (`telling_cases`).
 
     Yields:
-        "worst", "median" or "best" and the slice with most of the structures; a case whose scan can't be read for it is
-        left out.
+        The rank and the slice with most of the structures; a case whose scan can't be read for it is left out.
     """
     pairs = {pair.case_id: pair for pair in cases.pairs}
-    for rank, case_id in telling_cases(rows).items():
+    for rank, case_id in (telling_cases(rows) if picked is None else picked).items():
         try:
             yield rank, _slice(pairs[case_id], cases.scans[case_id], cases)
         except (MedsegError, KeyError) as error:

@@ -51,6 +51,11 @@ def store_address(work: Path, environment: Mapping[str, str] = os.environ) -> St
     return StoreAddress(uri, sha256_bytes(bare.encode())[:8], embedded=False)
 
 
+def tracker_at(work: Path, uri: str | None) -> StoreAddress:
+    """The tracker that was named, else the work folder's (:func:`store_address`)."""
+    return store_address(work, {"MLFLOW_TRACKING_URI": uri} if uri else os.environ)
+
+
 def mlflow_is_installed() -> bool:
     """Whether ``import mlflow`` would find something; imports nothing."""
     return importlib.util.find_spec("mlflow") is not None

@@ -1,17 +1,20 @@
 """What the sender hears from its parent, and what it does when the parent is gone.
 
-The parent writes lines to the sender's standard input: ``watch KEY`` (sample the parent for that run), ``close`` (send
+The parent writes lines to the sender's standard input: ``watch KEY`` (note its environment and sample the parent for
+that run), ``close`` (send
 the rest and end). The end of that input without ``close`` means the parent was killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 
+from medseg.tracking.environment import add_environment
 from medseg.tracking.sampling import Sampler
 
 ORPHAN_SECONDS = 5.0
@@ -31,6 +34,7 @@ class Control:
         self.closing = False
         self.orphaned = False
         self._parent = parent
+        self._tracking = tracking
         self._wake = threading.Event()
         self._sampler = Sampler(parent, tracking)
 
@@ -48,6 +52,8 @@ class Control:
         for line in sys.stdin.buffer:
             word, _, argument = line.decode(errors="replace").strip().partition(" ")
             if word == "watch":
+                with contextlib.suppress(Exception):  # an artifact less
+                    add_environment(self._tracking / argument)
                 self._sampler.key = argument
             elif word == "close":
                 self._sampler.key = None

@@ -17,6 +17,8 @@ _COLOURS = np.array(
 _IGNORED = 255
 _FILL = 0.35
 _SMALLEST_SIDE = 256
+_LINE = 16
+_FONT = 12
 
 
 def learning_curves_png(history: Mapping[str, Sequence[tuple[int, float]]], *, width: float = 9.0) -> bytes:
@@ -91,6 +93,38 @@ def overlay_png(
         picture[edge] = _colour(large[edge])
     shown = np.swapaxes(picture, 0, 1)
     return np.ascontiguousarray(shown[::-1, ::-1] if flip_yx else shown).round().astype(np.uint8)
+
+
+def captioned(picture: NDArray[np.uint8], lines: Sequence[str], class_names: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """A picture with lines of text above it and the classes' colours below.
+
+    Args:
+        picture: (H, W, 3) uint8, from :func:`overlay_png`.
+        lines: texts; one that is too long for the picture is cut by its edge.
+        class_names: without background, in the order of their indices; what does not fit is left out.
+
+    Returns:
+        (H', W, 3) uint8.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = picture.shape[:2]
+    top, bottom = _LINE * len(lines) + 4, (_LINE + 4) if class_names else 0
+    canvas = Image.new("RGB", (width, top + height + bottom), "black")
+    canvas.paste(Image.fromarray(picture), (0, top))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_FONT)
+    for number, line in enumerate(lines):
+        draw.text((4, 2 + _LINE * number), line, fill="white", font=font)
+    x = 4
+    for number, name in enumerate(class_names):
+        end = x + 14 + draw.textlength(name, font=font)
+        if end > width:
+            break
+        colour = tuple(int(value) for value in _COLOURS[number % len(_COLOURS)])
+        draw.rectangle((x, top + height + 5, x + 9, top + height + 14), fill=colour)
+        draw.text((x + 13, top + height + 2), name, fill="white", font=font)
+        x = int(end) + 10
+    return np.asarray(canvas, dtype=np.uint8)
 
 
 def _grey_or_colour(image_slice: NDArray[Any]) -> NDArray[np.float32]:

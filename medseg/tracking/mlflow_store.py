@@ -1,11 +1,13 @@
-"""The one module that imports MLflow. Only the sender process and ``medseg sync`` load it, and nothing else pays for it."""
+"""A tracking store on MLflow. Only the sender process and ``medseg sync`` load it, and nothing else pays for MLflow."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -13,7 +15,10 @@ from typing import Any, ParamSpec, TypeVar
 from medseg.tracking import privacy
 from medseg.tracking.address import ARTIFACTS_NAME, StoreAddress
 from medseg.tracking.database import prepare_database
-from medseg.tracking.store import DatasetNote, Metric, StoreAwayError, StoreRefusedError
+from medseg.tracking.packaging import write_package
+from medseg.tracking.run import MODEL_TAG
+from medseg.tracking.store import DatasetNote, Metric, StoreAwayError, StoreRefusedError, VersionNote
+from medseg.tracking.views import KIND_TAGS, VIEW_TAG, view_with
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -28,7 +33,7 @@ _REFUSALS = frozenset(
 )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What is wrong in a few words, without the server's address."""
     text = f"{error} {error.__cause__ or ''}"
     if status := re.search(r"error code (\d{3})|(\d{3}) (?:Client|Server) Error|too many (\d{3}) error", text):
@@ -61,13 +66,13 @@ def _translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
         except MlflowException as error:
             _log.debug("MLflow: %s", error)
             if error.error_code in _REFUSALS or "error code 413" in str(error):
-                raise StoreRefusedError(_reason(error)) from error
-            raise StoreAwayError(_reason(error)) from error
+                raise StoreRefusedError(reason_of(error)) from error
+            raise StoreAwayError(reason_of(error)) from error
         except Exception as error:
             _log.debug("MLflow: %s: %s", type(error).__name__, error)
             if " 413 " in str(error):
-                raise StoreRefusedError(_reason(error)) from error
-            raise StoreAwayError(_reason(error)) from error
+                raise StoreRefusedError(reason_of(error)) from error
+            raise StoreAwayError(reason_of(error)) from error
 
     return call
 
@@ -213,3 +218,56 @@ class MlflowStore:
         entry = {"path": artifact, "type": "table"}
         if entry not in present:
             self._client.set_tag(run_id, _TABLES_TAG, json.dumps([*present, entry]))
+
+    @_translated
+    def put_package(self, run_id: str, artifact: str, *, ms: int) -> None:
+        """Adds the files that make an artifact folder a model of MLflow's."""
+        with tempfile.TemporaryDirectory(prefix="medseg-") as scratch:
+            for path in write_package(Path(scratch), run_id=run_id, artifact=artifact, ms=ms):
+                self._client.log_artifact(run_id, str(path), artifact)
+
+    @_translated
+    def register(self, run_id: str, note: VersionNote) -> None:
+        """Makes an artifact folder a version; where the model is one already, that is left as it is."""
+        version = self._version_of(note)
+        if version is None:
+            self._make_registered(note.name)
+            run = self._client.get_run(run_id)
+            made = self._client.create_model_version(
+                note.name,
+                f"{run.info.artifact_uri}/{note.artifact}",
+                run_id,
+                tags={MODEL_TAG: note.sha256, **note.tags},
+                description=note.description,
+                await_creation_for=0,
+            )
+            version = int(made.version)
+        present = self._client.get_registered_model(note.name).aliases.get(note.alias)
+        if present is None or int(present) < version:
+            self._client.set_registered_model_alias(note.name, note.alias, str(version))
+
+    def _version_of(self, note: VersionNote) -> int | None:
+        found = self._client.search_model_versions(f"name = '{note.name}' and tags.`{MODEL_TAG}` = '{note.sha256}'")
+        return int(found[0].version) if found else None
+
+    def _make_registered(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException):  # it is there: what else is wrong, the next call says
+            self._client.create_registered_model(name)
+
+    @_translated
+    def tag_versions(self, model_sha256: str, tags: Mapping[str, str]) -> None:
+        """Sets tags of all registered versions of a model."""
+        for version in self._client.search_model_versions(f"tags.`{MODEL_TAG}` = '{model_sha256}'"):
+            for name, value in tags.items():
+                self._client.set_model_version_tag(version.name, version.version, name, value[:_TAG_CHARACTERS])
+
+    @_translated
+    def show_metrics(self, experiment: str, metrics: Sequence[str], *, ms: int) -> None:
+        """Lets the experiment's page show these metrics as columns."""
+        present = self._client.get_experiment(experiment).tags
+        wanted = {VIEW_TAG: view_with(present.get(VIEW_TAG), metrics, ms=ms)}
+        for name, value in (KIND_TAGS | wanted).items():
+            if present.get(name) != value:
+                self._client.set_experiment_tag(experiment, name, value)

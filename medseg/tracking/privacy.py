@@ -152,6 +152,11 @@ def scrub(text: str) -> str:
     return this_machine().line(text)
 
 
+def scrub_lines(text: str) -> str:
+    """As :func:`scrub`, for text that keeps its line breaks, such as a description."""
+    return this_machine().lines(text)
+
+
 def safe_value(value: Any) -> Any:
     """A plain value (dict, list, tuple, text, number, bool, None) with every text in it scrubbed, keys included."""
     if isinstance(value, str):

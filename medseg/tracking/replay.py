@@ -19,11 +19,14 @@ from medseg.durable import sha256_file
 from medseg.tracking import privacy
 from medseg.tracking.address import Sent, StoreAddress, read_sent, write_sent
 from medseg.tracking.spool import SPOOL_NAME, Record, read_records, spool_folders, writer_is_alive
-from medseg.tracking.store import DatasetNote, Metric, Store, StoreRefusedError
+from medseg.tracking.store import CANDIDATE, DatasetNote, Metric, Store, StoreRefusedError, VersionNote
+from medseg.tracking.views import EXPERIMENT, STAGE_TAG
 
 _log = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000
+SCORES_TAG = "medseg.scores_run"
+"""Of a registered version: the run that scored it last."""
 _DIGEST_CHARACTERS = 32
 
 
@@ -54,6 +57,9 @@ class Replay:
             "dataset": self._dataset,
             "file": self._file,
             "folder": self._folder_files,
+            "model": self._model,
+            "headline": self._headline,
+            "evidence": self._evidence,
             "end": self._end,
         }
 
@@ -245,23 +251,68 @@ class Replay:
     def _file(self, run_id: str, fields: Mapping[str, Any]) -> None:
         self._put(run_id, self._blob(fields), fields["name"])
 
-    def _folder_files(self, run_id: str, fields: Mapping[str, Any]) -> None:
-        folder = (self._work / fields["path"]).resolve()
+    def _in_work(self, fields: Mapping[str, Any]) -> Path:
+        folder: Path = (self._work / fields["path"]).resolve()
         if not folder.is_dir() or not folder.is_relative_to(self._work.resolve()):
             raise StoreRefusedError("the folder is gone")
+        return folder
+
+    def _folder_files(self, run_id: str, fields: Mapping[str, Any]) -> None:
+        folder = self._in_work(fields)
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.is_symlink() and path.suffix in privacy.ARTIFACT_SUFFIXES:
                 self._store.put_file(run_id, path, f"{fields['name']}/{path.relative_to(folder).as_posix()}")
+
+    def _model(self, run_id: str, fields: Mapping[str, Any]) -> None:
+        folder, sha256 = self._in_work(fields), fields["sha256"]
+        described = folder / "model.json"
+        if not described.is_file() or sha256_file(described) != sha256:
+            raise StoreRefusedError("the folder holds another model now")
+        self._folder_files(run_id, fields)
+        self._store.put_package(run_id, fields["name"], ms=fields["ms"])
+        if fields["registered_as"]:
+            note = VersionNote(
+                name=fields["registered_as"],
+                artifact=fields["name"],
+                sha256=sha256,
+                alias=CANDIDATE,
+                tags=fields["tags"],
+                description=fields["description"],
+            )
+            self._store.register(run_id, note)
+
+    def _headline(self, run_id: str, fields: Mapping[str, Any]) -> None:  # noqa: ARG002 - it goes to the run above
+        parent = self._parent_of_spool()
+        if parent is None:
+            raise StoreRefusedError("no run above it")
+        metrics = [Metric(name, float(value), int(fields["ms"]), 0) for name, value in fields["values"].items()]
+        self._store.set_tags(parent, fields["tags"] | {STAGE_TAG: EXPERIMENT})
+        if metrics:
+            self._store.log_metrics(parent, metrics)
+            experiment = self._store.experiment(self._start()["experiment"])
+            self._store.show_metrics(experiment, list(fields["values"]), ms=int(fields["ms"]))
+
+    def _evidence(self, run_id: str, fields: Mapping[str, Any]) -> None:
+        self._store.tag_versions(fields["sha256"], {**fields["tags"], SCORES_TAG: run_id})
+
+    def _start(self) -> Mapping[str, Any]:
+        start = next((r.fields for r in read_records(self._folder) if r.kind == "start"), None)
+        if start is None:
+            raise StoreRefusedError("no start record before it")
+        return start
+
+    def _parent_of_spool(self) -> str | None:
+        start = self._start()
+        return self._store.find_run(self._store.experiment(start["experiment"]), start["parent"]["key"])
 
     def _end(self, run_id: str, fields: Mapping[str, Any]) -> None:
         if fields["reason"]:
             self._store.set_tags(run_id, {"medseg.ended_by": fields["reason"]})
         self._store.end(run_id, status=fields["status"], ms=fields["ms"])
-        start = next((r.fields for r in read_records(self._folder) if r.kind == "start"), None)
         others = (f for f in spool_folders(self._folder.parent) if f != self._folder)
-        if start is None or start["parent"]["spooled"] or any(writer_is_alive(folder) for folder in others):
+        if self._start()["parent"]["spooled"] or any(writer_is_alive(folder) for folder in others):
             return  # the parent goes on as long as a run below it does
-        parent = self._store.find_run(self._store.experiment(start["experiment"]), start["parent"]["key"])
+        parent = self._parent_of_spool()
         if parent:
             self._store.end(parent, status=fields["status"], ms=fields["ms"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, cast
 
+from medseg.durable import sha256_file
 from medseg.tracking import privacy
 from medseg.tracking.payloads import png, table_json
 from medseg.tracking.spool import SpoolWriter, number
@@ -19,6 +20,13 @@ if TYPE_CHECKING:  # numpy is not needed by those who only set up the log
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
+
+NOTE_TAG = "mlflow.note.content"
+"""Where MLflow keeps a run's description."""
+MODEL_TAG = "medseg.model_sha256"
+"""Of a run: which model its scores are of; of a registered version: which model it is."""
+
+SCORE_FILES = ("cases.csv", "metrics.json")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -147,6 +155,63 @@ class TrackedRun:
         self._append("folder", name=privacy.safe_name(name), path=relative.as_posix())
 
     @_quietly
+    def log_model(
+        self,
+        path: Path,
+        *,
+        registered_as: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> None:
+        """A model folder inside the work folder, as the artifact folder ``model``, which MLflow can load as it is.
+
+        Args:
+            path: the folder; read when it is sent, and passed over if it holds another model by then.
+            registered_as: name in the model registry, of which it becomes a version with the alias ``candidate``.
+            tags: of the version.
+            description: of the version, in Markdown.
+        """
+        relative = path.resolve().relative_to(self._work.resolve())
+        self._append(
+            "model",
+            name="model",
+            path=relative.as_posix(),
+            sha256=sha256_file(path / "model.json"),
+            registered_as=registered_as,
+            tags=safe_tags(tags or {}),
+            description=privacy.scrub_lines(description),
+        )
+
+    @_quietly
+    def log_note(self, text: str) -> None:
+        """The run's description in Markdown, which the user interface shows first; a later one replaces it."""
+        self._append("tags", values={NOTE_TAG: privacy.scrub_lines(text)})
+
+    @_quietly
+    def log_headline(
+        self, values: Mapping[str, float], *, tags: Mapping[str, str] | None = None, note: str = ""
+    ) -> None:
+        """What of this run is shown at the run above it, the experiment's: a few numbers, short texts, its description."""
+        named = {privacy.safe_name(name): number(value) for name, value in values.items()}
+        described = {NOTE_TAG: privacy.scrub_lines(note)} if note else {}
+        self._append("headline", values=named, tags=safe_tags(tags or {}) | described)
+
+    @_quietly
+    def log_scores(self, folder: Path, *, model_sha256: str, of: str, tags: Mapping[str, str]) -> None:
+        """Scores per case of a model, kept under its checksum, so that `medseg promote` finds them whatever comes later.
+
+        Args:
+            folder: with ``cases.csv`` and ``metrics.json``.
+            model_sha256: of the model folder whose masks were scored.
+            of: name of the set of cases, e.g. "fold_0"; models are compared on sets of the same name.
+            tags: of the model's registered versions, where there are any.
+        """
+        for name in SCORE_FILES:
+            self.log_file(folder / name, f"{scores_artifact(model_sha256)}/{name}")
+        self._append("tags", values={scores_tag(model_sha256): privacy.scrub(of), MODEL_TAG: model_sha256})
+        self._append("evidence", sha256=model_sha256, tags=safe_tags(tags))
+
+    @_quietly
     def finish(self, status: Status, reason: str = "") -> None:
         """Ends the run; what is logged after it is left out. The end of the ``with`` block calls it."""
         if self._writer is None or self._ended:
@@ -182,3 +247,13 @@ def _ending(error: BaseException | None) -> tuple[Status, str]:
 def safe_tags(tags: Mapping[str, Any]) -> dict[str, str]:
     """Tags with names and texts that may be logged."""
     return {privacy.safe_name(name): privacy.scrub(str(value)) for name, value in tags.items()}
+
+
+def scores_tag(model_sha256: str) -> str:
+    """Tag of a run that scored a model; its value is the name of the set of cases."""
+    return f"medseg.scores.{model_sha256[:16]}"
+
+
+def scores_artifact(model_sha256: str) -> str:
+    """Artifact folder with a model's scores per case."""
+    return f"scores/{model_sha256[:16]}"

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+CANDIDATE = "candidate"
+"""Alias of the newest version of a registered model."""
+
 
 class StoreAwayError(Exception):
     """The store can't be had now (refused, hung, locked, full); the same call may succeed later. The text is the reason."""
@@ -48,6 +51,27 @@ class DatasetNote:
     digest: str
     context: str
     cases: int
+
+
+@dataclass(frozen=True)
+class VersionNote:
+    """A version of a registered model. The same model never becomes a second version of one name.
+
+    Attributes:
+        name: the registered model's.
+        artifact: folder of the run that holds it.
+        sha256: of the model folder.
+        alias: given to this version, unless a later one has it.
+        tags: short texts.
+        description: Markdown.
+    """
+
+    name: str
+    artifact: str
+    sha256: str
+    alias: str
+    tags: Mapping[str, str]
+    description: str
 
 
 class Store(Protocol):
@@ -94,3 +118,15 @@ class Store(Protocol):
 
     def note_table(self, run_id: str, artifact: str) -> None:
         """Lets the user interface show that artifact as a table."""
+
+    def put_package(self, run_id: str, artifact: str, *, ms: int) -> None:
+        """Adds what MLflow needs to load that artifact folder, a model folder of ours, as a model."""
+
+    def register(self, run_id: str, note: VersionNote) -> None:
+        """Makes that artifact folder a version of a registered model, which is made if missing."""
+
+    def tag_versions(self, model_sha256: str, tags: Mapping[str, str]) -> None:
+        """Sets tags of all registered versions of a model; none is no error."""
+
+    def show_metrics(self, experiment: str, metrics: Sequence[str], *, ms: int) -> None:
+        """Lets the experiment's page show these metrics as columns, the first of them as what runs are sorted by."""

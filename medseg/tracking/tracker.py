@@ -51,7 +51,8 @@ class Tracker:
         section: the config's ``tracking`` section.
         work: the work folder.
         experiment: name of the MLflow experiment and of the parent run, unless the section names an experiment.
-        config: the resolved config as plain values; logged as params of the parent run and of every run.
+        config: the resolved config as plain values; logged as params of the parent run and of every run, its section
+            ``evaluate`` alone of those that score.
         sends: whether a sender process is started.
     """
 
@@ -146,7 +147,7 @@ class Tracker:
                 name=privacy.scrub(name),
                 experiment=privacy.scrub(self._experiment),
                 parent=self._parent(parent),
-                params=self._config | privacy.safe_params(params),
+                params=self._params_of(stage) | privacy.safe_params(params),
                 tags=safe_tags(tags) | neutral,
                 known=_known_ids(resume_file),
             )
@@ -160,6 +161,12 @@ class Tracker:
         if self._sender:
             self._sender.watch(run.key)
         return True
+
+    def _params_of(self, stage: str) -> dict[str, str]:
+        # Beside each picture MLflow lists the run's parameters: more than a few leave no room for it.
+        if stage != "evaluate":
+            return self._config
+        return {name: value for name, value in self._config.items() if name.startswith("evaluate.")}
 
     def _parent(self, run: TrackedRun | None) -> dict[str, Any]:
         if run is not None:

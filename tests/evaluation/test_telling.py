@@ -5,7 +5,7 @@ from medseg.evaluation.case import ClassScores
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import make_protocol
-from medseg.evaluation.telling import telling_cases, telling_slices
+from medseg.evaluation.telling import ranked_cases, telling_cases, telling_slices
 from medseg.imaging import LabelMap, Volume, write_label_map, write_volume
 from medseg.tracking.figures import overlay_png
 
@@ -53,3 +53,11 @@ def test_the_slice_with_most_of_the_structure_is_shown_as_radiologists_look_at_i
 def test_a_scan_that_can_not_be_read_is_left_out(one_case, tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"broken")
     assert list(telling_slices(one_case, {"a": row(1.0)})) == []
+
+
+def test_ranks_are_spread_evenly_from_the_worst_to_the_best():
+    rows = {f"case_{number}": row(number / 10) for number in range(9)} | {"undefined": row(None)}
+    assert ranked_cases(rows, most=3) == {"rank 1 of 9": "case_0", "rank 5 of 9": "case_4", "rank 9 of 9": "case_8"}
+    assert list(ranked_cases(rows, most=20).values()) == [f"case_{number}" for number in range(9)]
+    assert ranked_cases({"a": row(0.5)}, most=3) == {"rank 1 of 1": "a"}
+    assert ranked_cases({}, most=3) == {}

@@ -15,6 +15,9 @@ class FakeStore:
     def __init__(self):
         self.runs = {}
         self.experiments = {}
+        self.versions = {}
+        self.aliases = {}
+        self.columns = {}
         self.calls = []
         self.fail_at = None
         self.torn = False
@@ -106,6 +109,31 @@ class FakeStore:
     def note_table(self, run_id, artifact):
         self._call("note_table", lambda: self.runs[run_id]["tables"].add(artifact))
 
+    def put_package(self, run_id, artifact, *, ms):
+        self._call("put_package", lambda: self.runs[run_id]["files"].update({f"{artifact}/MLmodel": f"{ms}".encode()}))
+
+    def register(self, run_id, note):
+        def register():
+            version = self.versions.setdefault(
+                (note.name, note.sha256), {"number": len(self.versions) + 1, "run": run_id}
+            )
+            version.setdefault("tags", dict(note.tags))
+            present = self.aliases.get((note.name, note.alias), 0)
+            self.aliases[note.name, note.alias] = max(present, version["number"])
+
+        self._call("register", register)
+
+    def tag_versions(self, model_sha256, tags):
+        def tag():
+            for (_, sha256), version in self.versions.items():
+                if sha256 == model_sha256:
+                    version["tags"].update(tags)
+
+        self._call("tag_versions", tag)
+
+    def show_metrics(self, experiment, metrics, *, ms):
+        self._call("show_metrics", lambda: self.columns.update(dict.fromkeys((experiment, name) for name in metrics)))
+
     def run(self, name):
         (found,) = [r for r in self.runs.values() if r["name"] == name]
         return found
@@ -115,7 +143,7 @@ class FakeStore:
         runs = copy.deepcopy(self.runs)
         for run in runs.values():
             del run["statuses"]
-        return runs
+        return runs, copy.deepcopy(self.versions), dict(self.aliases), list(self.columns)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.tracking.figures import learning_curves_png, overlay_png
+from medseg.tracking.figures import captioned, learning_curves_png, overlay_png
 
 ORANGE = (230, 159, 0)
 
@@ -82,3 +82,16 @@ def test_overlay_refuses_another_grid():
 def test_overlay_refuses_what_is_no_slice(shape):
     with pytest.raises(ValueError, match="expected"):
         overlay_png(np.zeros(shape), None, None)
+
+
+def test_a_caption_goes_above_and_the_classes_below():
+    picture = np.full((40, 256, 3), 7, np.uint8)
+    made = captioned(picture, ["rank 1 of 6: case_03", "Dice 0.713"], ["organ", "tumour"])
+    top = made.shape[0] - 40 - 20
+    assert top == 36
+    np.testing.assert_array_equal(made[top : top + 40], picture)
+    assert made[:top].max() == 255
+    below = made[top + 40 :].reshape(-1, 3).tolist()
+    assert [230, 159, 0] in below
+    assert [86, 180, 233] in below
+    assert captioned(picture, ["a"]).shape == (60, 256, 3)

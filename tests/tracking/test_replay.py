@@ -241,7 +241,7 @@ def test_a_spool_shorter_than_the_note_begins_anew(tmp_path, store):
     lines = (folder / SPOOL_NAME).read_bytes().splitlines(keepends=True)
     (folder / SPOOL_NAME).write_bytes(b"".join(lines[:4]))
     _replay(store, tmp_path, folder).send()
-    assert store.content()["r1"]["metrics"] == before["r1"]["metrics"]
+    assert store.content()[0]["r1"]["metrics"] == before[0]["r1"]["metrics"]
     assert read_sent(folder, ADDRESS).offset == sum(map(len, lines[:4]))
 
 

@@ -39,6 +39,18 @@ def test_a_run_leaves_start_metrics_and_end(tmp_path):
     assert end.fields["status"] == "FINISHED"
 
 
+def test_a_run_with_pictures_has_only_its_own_section_as_params(tmp_path):
+    config = {"train": {"seed": 1}, "evaluate": {"empty": "standard"}}
+    with (
+        open_tracker(TrackingSection(), work=tmp_path, experiment="demo", config=config) as tracker,
+        tracker.run("evaluate", "evaluate testing") as run,
+    ):
+        run.begin()
+    start = _records(tmp_path, "start")[0]
+    assert start.fields["params"] == {"evaluate.empty": "standard"}
+    assert start.fields["parent"]["params"] == {"train.seed": "1", "evaluate.empty": "standard"}
+
+
 def test_a_stage_with_nothing_to_do_leaves_its_record_alone(tmp_path):
     for _ in range(3):
         with _open(tmp_path) as tracker, tracker.run("infer", "infer", resume_file=tmp_path / "tracking.json") as run:

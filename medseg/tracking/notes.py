@@ -1,0 +1,67 @@
+"""A run's description: what was done to which data, with what result, where to look, and how to do it again.
+
+MLflow shows it, as Markdown, at the head of a run's page. It is written at the beginning and again at the end of a stage.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+_MOST_CHARACTERS = 7500  # MLflow's longest tag is 8000
+
+
+def description(
+    summary: str,
+    facts: Mapping[str, str],
+    *,
+    tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    look: Sequence[str] = (),
+    again: str = "",
+) -> str:
+    """The description of a run in Markdown.
+
+    Args:
+        summary: one or two sentences: what this run is and how it ended.
+        facts: name to text, such as data, network, budget; those that are empty are left out.
+        tables: title to rows, of which the first is the heads; one without further rows is left out, and the first one's
+            title is not shown.
+        look: sentences about where to look further.
+        again: the command that repeats it.
+    """
+    # MLflow shows the first six lines and hides the rest behind "Show more": what matters most comes first, without a title.
+    lines = [summary, ""]
+    filled = [(title, rows) for title, rows in (tables or {}).items() if len(rows) > 1]
+    for number, (title, rows) in enumerate(filled):
+        lines += [*([f"**{title}**", ""] if number else []), *_table(rows), ""]
+    shown = [f"- **{name}**: {text}" for name, text in facts.items() if text]
+    lines += [*shown, ""] if shown else []
+    if look:
+        lines += ["**Where to look**", "", *(f"- {sentence}" for sentence in look), ""]
+    if again:
+        lines += ["**Again**", "", "```", again, "```", ""]
+    return _cut("\n".join(lines))
+
+
+def command(verb: str, config: Path, overrides: Sequence[str], *flags: str) -> str:
+    """The command line of a stage, with ``DATA`` for the data root, which a description never names."""
+    shown = config if not config.is_absolute() else Path(config.name)
+    changed = [part for override in overrides for part in ("--set", override)]
+    return shlex.join(["medseg", verb, "--config", str(shown), "--data-root", "DATA", *changed, *flags])
+
+
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+    first, *others = rows
+    return [_row(first), "| " + " | ".join(["---"] * len(first)) + " |", *map(_row, others)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    # MLflow draws no lines and no space between columns: an en space keeps numbers apart.
+    return "| " + " | ".join(f"{' '.join(cell.replace('|', '/').split())}\u2002" for cell in cells) + " |"
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return text[:_MOST_CHARACTERS].rpartition("\n")[0] + "\n\n(cut: it is too long for MLflow)\n"
