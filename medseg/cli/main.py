@@ -12,6 +12,7 @@ _VERBS = {
     "crossval": ("medseg.pipelines.crossval", "score all folds together, decide, make one model"),
     "infer": ("medseg.pipelines.infer", "write masks for scans"),
     "evaluate": ("medseg.pipelines.evaluate", "score masks against references"),
+    "report": ("medseg.cli.report", "make the report of scores again"),
     "audit": ("medseg.cli.audit", "look for scans there twice and labels that look wrong"),
     "plan": ("medseg.cli.plan", "show the plan, its memory and how long training will take"),
     "tune": ("medseg.cli.tune", "search stated ranges for a better config"),

@@ -143,6 +143,8 @@ class EvaluateSection(Section):
     """NSD's tolerance, one for all classes or one per class."""
     empty: Literal["standard", "exclude"] = "standard"
     """What empty masks count; see docs/metrics.md."""
+    report: bool = True
+    """Make report.html and report.md beside the scores; scans appear in it only with ``tracking.images``."""
 
 
 class DistilSection(Section):
@@ -163,7 +165,8 @@ class TrackingSection(Section):
     experiment: str | None = None
     """MLflow experiment; null takes the config's name."""
     images: bool = False
-    """Log slices of scans. Off unless everyone who can open the tracker may see the data: a slice of a head is a face."""
+    """Log slices of scans, and show them in reports. Off unless everyone who can open the tracker or a report may see
+    the data: a slice of a head is a face."""
     wait_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How long a command waits at its end for a slow tracker; what it missed is kept and sent later."""
 
