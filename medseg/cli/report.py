@@ -22,7 +22,7 @@ from medseg.errors import UsageError
 if TYPE_CHECKING:
     from medseg.report.content import ReportInputs
 
-_WITHOUT_CONFIG = ("predictions", "references", "scans", "ct", "model")
+_WITHOUT_CONFIG = ("predictions", "references", "scans", "model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scans", type=Path, metavar="DIR", help="scans named after the cases, to be shown in the report"
     )
-    parser.add_argument("--ct", action="store_true", default=None, help="these are CT, in Hounsfield units")
     parser.add_argument("--model", type=Path, action="append", metavar="DIR", help="model folder that made the masks")
 
 
@@ -70,7 +69,7 @@ def _folders(context: Context) -> list[ReportInputs]:
     cases = None
     if args.predictions is not None:
         cases = scored_folders(args.scores, predictions=args.predictions, references=args.references)
-    return [folder_inputs(args.scores, cases, scans=args.scans, models=args.model or (), hounsfield=bool(args.ct))]
+    return [folder_inputs(args.scores, cases, scans=args.scans, models=args.model or ())]
 
 
 def _experiment(context: Context) -> list[ReportInputs]:

@@ -84,7 +84,7 @@ def shown_case(
     levels = None
     if scan is not None:
         cut = scan[box]
-        window = (0.0, 255.0) if _is_byte_colour(cut) else display_window(cut, either, hounsfield=hounsfield)
+        window = display_window(cut, either, hounsfield=hounsfield)
         levels = to_levels(cut, window)
     return ShownCase(
         masks=masks,
@@ -99,17 +99,14 @@ def shown_case(
     )
 
 
-def _is_byte_colour(cut: npt.NDArray[np.float32]) -> bool:
-    return cut.ndim == 4 and float(cut.max(initial=0.0)) <= 255.0
-
-
 def display_window(
     image: npt.NDArray[np.float32], structures: npt.NDArray[np.bool_], *, hounsfield: bool
 ) -> tuple[float, float]:
     """Intensities to show as black and white.
 
-    Percentiles 0.5 and 99.5 of the crop. In HU the percentiles 1 and 99 of the structures, widened to 400 HU (the usual
-    width for soft tissue) around their middle, so that lung, soft tissue and bone each get a window of their own.
+    Percentiles 0.5 and 99.5 of the crop, of all colours together so that hues stay. In HU the percentiles 1 and 99 of the
+    structures, widened to 400 HU (the usual width for soft tissue) around their middle, so that lung, soft tissue and bone
+    each get a window of their own.
     """
     values = image[structures] if hounsfield and structures.any() else image
     finite = values[np.isfinite(values)]
@@ -187,6 +184,16 @@ def case_json(shown: ShownCase, *, most: int) -> dict[str, Any]:
     }
 
 
+def pixels_of(shown: ShownCase, *, most: int) -> int:
+    """How many pixels the slices of all planes have, with at most ``most`` slices a plane."""
+    total = 0
+    for plane in planes_of(shown.masks):
+        count = len(shown_indices(shown.truth.shape[plane.through], shown.point[plane.through], most))
+        down, across = coarsening(shown.truth.shape, plane)
+        total += count * (shown.truth.shape[plane.down] // down) * (shown.truth.shape[plane.across] // across)
+    return total
+
+
 def atlas_columns(count: int, height: int, width: int) -> int:
     """Tiles side by side so that the atlas is about square: canvases have a longest side."""
     return max(1, min(count, round(math.sqrt(count * height / width))))
@@ -231,7 +238,7 @@ def png(array: npt.NDArray[np.uint8]) -> bytes:
 
 def _saved(picture: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", compress_level=9)
+    picture.save(stream, format="PNG", compress_level=6)
     return stream.getvalue()
 
 

@@ -80,7 +80,8 @@ def distribution(table: ScoreTable, metric: str) -> Html | None:
         axes.tick_params(axis="y", length=0)
         axes.set_title(metric_label(metric))
         axes.locator_params(axis="x", nbins=6)
-        _limits(axes, [value for own in values for value in own], shares=metric in ("dice", "nsd", "iou"))
+        means = [mean for name in names if (mean := table.summary(name, metric).get("mean")) is not None]
+        _limits(axes, [*means, *(value for own in values for value in own)], shares=metric in ("dice", "nsd", "iou"))
         return inline_svg(figure, f"box-{metric.replace('_', '-')}", f"{metric_label(metric)} of every case, per class")
 
 
@@ -197,6 +198,7 @@ def bland_altman(table: ScoreTable, class_name: str, index: int) -> Html | None:
                 textcoords="offset points", ha="left", va="center", fontsize=8, color=INK,
             )  # fmt: skip
         axes.margins(y=0.14)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel("mean of both volumes (ml)")
         axes.set_ylabel("predicted \N{MINUS SIGN} reference (ml)")
         axes.set_title(short(class_name))

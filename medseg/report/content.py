@@ -23,6 +23,7 @@ from medseg.report.scores import ScoreTable, read_scores
 
 _LOG = logging.getLogger(__name__)
 
+_AIR_HU, _DEEPEST_HU = 900.0, 3200.0
 MOST_SUSPECTS = 200
 """(case, class) rows whose masks are read again for the failure list, worst first."""
 WORST_CASES = 3
@@ -167,6 +168,10 @@ class _Reader:
         turned = apply_axes(volume.array if colour else volume.array[:1], masks.change)
         return np.moveaxis(turned, 0, -1) if colour else turned[0]
 
+    def is_hounsfield(self, scan: npt.NDArray[np.float32]) -> bool:
+        """Whether intensities look like HU where nobody said so: only CT reaches down to air's -1000. For the window alone."""
+        return -_DEEPEST_HU <= float(scan.min()) <= -_AIR_HU
+
 
 def _failures(reader: _Reader, rows: Sequence[object]) -> tuple[list[Failure], int]:
     """The failures of the worst suspects, and how many rows were looked into."""
@@ -227,7 +232,7 @@ def _shown(reader: _Reader, inputs: ReportInputs, failures: Sequence[Failure]) -
             indices=len(index_names(reader.protocol)),
             scan=scan,
             entropy=None if entropy is None else entropy[0],
-            hounsfield=inputs.hounsfield,
+            hounsfield=inputs.hounsfield or (scan is not None and reader.is_hounsfield(scan)),
         )
         found.append(Shown(case=case, ranks=ranks))
     why = []

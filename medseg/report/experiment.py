@@ -69,7 +69,6 @@ def folder_inputs(
     *,
     scans: Path | None = None,
     models: Sequence[Path] = (),
-    hounsfield: bool = False,
 ) -> ReportInputs:
     """Of folders without a config.
 
@@ -78,7 +77,6 @@ def folder_inputs(
         cases: their masks, or None.
         scans: folder with the scans, named after the cases; who gives it wants them shown.
         models: model folders that made the masks.
-        hounsfield: whether the scans are CT.
 
     Raises:
         UsageError: a folder is missing.
@@ -93,7 +91,6 @@ def folder_inputs(
         cases=cases,
         show_scans=scans is not None,
         why_no_scans="" if scans is not None else _NO_CONFIG,
-        hounsfield=hounsfield,
         models=tuple(models),
     )
 

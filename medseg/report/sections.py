@@ -235,13 +235,13 @@ def failure_list(content: Content) -> Html:
         ]  # fmt: skip
         parts += [
             element("h3", f"{kind[:1].upper()}{kind[1:]} ({len(found)})"),
-            table(["case", "class", "Dice", "reason"], rows, numeric_from=9, class_="wide"),
+            table(["case", "class", "Dice", "reason"], rows, numeric_from=9, class_="wide even"),
         ]
     count, looked = content.suspects
     if not count:
         parts.append(element("p", "No structure is conspicuous."))
     lead = (
-        "Conspicuous are structures that are missed or spurious, have a Dice below 0.5, or lie below their class's quartiles "
+        "Conspicuous are structures that are missed or spurious, have a Dice below 0.7, or lie below their class's quartiles "
         f"by more than 1.5 interquartile ranges: {count:,} here, {looked:,} looked into. One may have several kinds of failure."
     )
     return section("failures", "Failures", lead, *parts)
@@ -260,7 +260,7 @@ def _unscored(scores: ScoreTable) -> Html | None:
         return None
     more = element("p", f"And {len(rows) - 200:,} more; metrics.json names them.") if len(rows) > 200 else None
     return joined(element("h3", f"Not scored ({len(rows)})"),
-                  table(["case", "what", "reason"], rows[:200], numeric_from=9, class_="wide"), more)  # fmt: skip
+                  table(["case", "what", "reason"], rows[:200], numeric_from=9, class_="wide even"), more)  # fmt: skip
 
 
 def groups(content: Content) -> Html | None:

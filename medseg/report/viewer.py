@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medseg.report.atlas import bytes_of, case_json, data_url, still_png
+from medseg.report.atlas import bytes_of, case_json, data_url, pixels_of, still_png
 from medseg.report.charts import metric_label
 from medseg.report.content import Content, Shown
 from medseg.report.html import Child, Html, element, joined
@@ -22,6 +22,8 @@ PALETTE = (
     (224, 141, 190),
 )
 """Okabe and Ito's colours, the dark ones lighter: they lie on black. Class k has colour k - 1, in the charts too."""
+_LEAST_SCAN_BYTES, _LEAST_MASK_BYTES = 0.35, 0.01
+"""What a pixel takes at the very least in base64; grey slices of real scans took 0.5 to 0.9, masks 0.02."""
 LEAST_SLICES = 12
 """Of a plane: with fewer a case says too little, and is left out instead."""
 
@@ -69,7 +71,7 @@ def atlases(shown: Sequence[Shown], budget: int) -> tuple[list[dict[str, Any]], 
 
 def _fitted(one: Shown, share: int) -> dict[str, Any] | None:
     """The case with as many slices as fit into ``share`` bytes, None where 12 a plane do not."""
-    most = max(one.case.truth.shape)
+    most = _most_to_try(one, share)
     while True:
         case = case_json(one.case, most=most)
         size = bytes_of(case)
@@ -79,6 +81,15 @@ def _fitted(one: Shown, share: int) -> dict[str, Any] | None:
         if longest <= LEAST_SLICES:
             return None
         most = max(LEAST_SLICES, min(longest - 1, int(longest * share / size)))
+
+
+def _most_to_try(one: Shown, share: int) -> int:
+    """Slices a plane that may fit, so that a large case is not encoded whole only to find that it does not."""
+    most = max(one.case.truth.shape)
+    least_per_pixel = _LEAST_SCAN_BYTES if one.case.scan is not None else _LEAST_MASK_BYTES
+    while most > LEAST_SLICES and pixels_of(one.case, most=most) * least_per_pixel > share:
+        most = max(LEAST_SLICES, most * 9 // 10)
+    return most
 
 
 def _is_thinned(one: Shown, case: Mapping[str, Any]) -> bool:
@@ -117,6 +128,7 @@ def _bar(shown: Sequence[Shown]) -> Html:
     has = {
         "scan": any(one.case.scan is not None for one in shown),
         "entropy": any(one.case.entropy is not None for one in shown),
+        "cross": not all(one.case.masks.planar for one in shown),
     }
     buttons = [
         element("button", title, element("kbd", letter.upper(), aria_hidden="true"), type="button", data_layer=name,
