@@ -37,25 +37,32 @@ class ShownCase:
     """A case cut to what is shown of it; arrays are (X, Y, Z) in RAS order.
 
     Attributes:
-        masks: the case.
-        start: the crop's first voxel.
+        case_id: names it.
+        spacing_xyz_mm: voxel size.
+        planar: a picture.
         truth, prediction: stored indices; ``ignored`` in both where nobody labelled.
         scan: uint8 levels, (X, Y, Z) or (X, Y, Z, 3); None where scans may not be shown.
-        entropy: 0 to 1, or None.
+        entropy: uint8, 0 to 255 for 0 to 1, or None.
         point: voxel of the crop that the viewer starts with.
         levels: number of stored indices, 0 and the ignored one included.
         window: the intensities shown as black and white, or None.
     """
 
-    masks: CaseMasks
-    start: tuple[int, int, int]
+    case_id: str
+    spacing_xyz_mm: tuple[float, float, float]
+    planar: bool
     truth: npt.NDArray[np.uint8]
     prediction: npt.NDArray[np.uint8]
     scan: npt.NDArray[np.uint8] | None
-    entropy: npt.NDArray[np.float32] | None
+    entropy: npt.NDArray[np.uint8] | None
     point: tuple[int, int, int]
     levels: int
     window: tuple[float, float] | None
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes that are shown."""
+        return planes_of(self.truth.shape, planar=self.planar)
 
 
 def shown_case(
@@ -87,12 +94,13 @@ def shown_case(
         window = display_window(cut, either, hounsfield=hounsfield)
         levels = to_levels(cut, window)
     return ShownCase(
-        masks=masks,
-        start=(box[0].start, box[1].start, box[2].start),
+        case_id=masks.case_id,
+        spacing_xyz_mm=masks.spacing_xyz_mm,
+        planar=masks.planar,
         truth=truth,
         prediction=prediction,
         scan=levels,
-        entropy=None if entropy is None else entropy[box],
+        entropy=None if entropy is None else to_levels(entropy[box], (0.0, 1.0)),
         point=telling_point(wrong, either),
         levels=indices + 2,
         window=window,
@@ -140,7 +148,7 @@ def plane_json(shown: ShownCase, plane: Plane, *, most: int) -> dict[str, Any]:
         ``down`` (axis, and for the last two the flip and the voxels per pixel), ``slices`` (crop indices), ``gap`` mm between
         slices, and the data URLs ``scan``, ``masks`` and ``entropy`` (null where there is none).
     """
-    shape, spacing = shown.truth.shape, shown.masks.spacing_xyz_mm
+    shape, spacing = shown.truth.shape, shown.spacing_xyz_mm
     indices = shown_indices(shape[plane.through], shown.point[plane.through], most)
     steps = coarsening(shape, plane)
     truth = picked(slices(shown.truth, plane, indices), steps)
@@ -152,8 +160,8 @@ def plane_json(shown: ShownCase, plane: Plane, *, most: int) -> dict[str, Any]:
         grey = averaged(slices(shown.scan, plane, indices).astype(np.float32), steps)
         scan = _url(png(tiled(np.rint(grey).astype(np.uint8), columns)))
     if shown.entropy is not None:
-        share = averaged(slices(shown.entropy, plane, indices), steps)
-        coarse = np.rint(np.clip(share, 0, 1) * (ENTROPY_LEVELS - 1)) * (255 / (ENTROPY_LEVELS - 1))
+        share = averaged(slices(shown.entropy, plane, indices).astype(np.float32), steps) / 255
+        coarse = np.rint(share * (ENTROPY_LEVELS - 1)) * (255 / (ENTROPY_LEVELS - 1))
         entropy = _url(png(tiled(np.rint(coarse).astype(np.uint8), columns)))
     return {
         "name": plane.name,
@@ -175,19 +183,19 @@ def plane_json(shown: ShownCase, plane: Plane, *, most: int) -> dict[str, Any]:
 def case_json(shown: ShownCase, *, most: int) -> dict[str, Any]:
     """A case for the viewer, each plane with at most ``most`` slices."""
     return {
-        "id": shown.masks.case_id,
+        "id": shown.case_id,
         "size": list(shown.truth.shape),
         "point": list(shown.point),
         "levels": shown.levels,
-        "planar": shown.masks.planar,
-        "planes": [plane_json(shown, plane, most=most) for plane in planes_of(shown.masks)],
+        "planar": shown.planar,
+        "planes": [plane_json(shown, plane, most=most) for plane in shown.planes],
     }
 
 
 def pixels_of(shown: ShownCase, *, most: int) -> int:
     """How many pixels the slices of all planes have, with at most ``most`` slices a plane."""
     total = 0
-    for plane in planes_of(shown.masks):
+    for plane in shown.planes:
         count = len(shown_indices(shown.truth.shape[plane.through], shown.point[plane.through], most))
         down, across = coarsening(shown.truth.shape, plane)
         total += count * (shown.truth.shape[plane.down] // down) * (shown.truth.shape[plane.across] // across)
@@ -255,7 +263,7 @@ def still_png(shown: ShownCase, palette: Sequence[tuple[int, int, int]], *, heig
         height: of the picture in pixels; widths follow from the physical shape, at most 420 a plane.
     """
     panels = []
-    for plane in planes_of(shown.masks):
+    for plane in shown.planes:
         size = _panel_size(shown, plane, height)
         truth, prediction = (
             _nearest(slices(array, plane, [shown.point[plane.through]])[0], size)
@@ -276,7 +284,7 @@ def still_png(shown: ShownCase, palette: Sequence[tuple[int, int, int]], *, heig
 
 
 def _panel_size(shown: ShownCase, plane: Plane, height: int) -> tuple[int, int]:
-    mm = [shown.truth.shape[axis] * shown.masks.spacing_xyz_mm[axis] for axis in (plane.down, plane.across)]
+    mm = [shown.truth.shape[axis] * shown.spacing_xyz_mm[axis] for axis in (plane.down, plane.across)]
     scale = min(height / mm[0], 420 / mm[1])
     return max(1, round(mm[0] * scale)), max(1, round(mm[1] * scale))
 

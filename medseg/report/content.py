@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,21 @@ from medseg.errors import MedsegError
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
 from medseg.imaging import apply_axes, grid_difference, read_volume
-from medseg.report.atlas import ShownCase, shown_case
+from medseg.report.atlas import ShownCase, bytes_of, shown_case
 from medseg.report.facts import Facts, gather_facts
-from medseg.report.failures import KINDS, Failure, failures_of, suspects
+from medseg.report.failures import Failure, failures_of, suspects
 from medseg.report.judged import MOST_MAPS, Judged, Reliability, judge, map_path, read_lines, read_map
 from medseg.report.masks import CaseMasks, index_names, read_masks
-from medseg.report.scores import ScoreTable, read_scores
+from medseg.report.scores import Row, ScoreTable, read_scores
+from medseg.report.shown import Shown, encoded, shown_cases
 
 _LOG = logging.getLogger(__name__)
 
 _AIR_HU, _DEEPEST_HU = 900.0, 3200.0
 MOST_SUSPECTS = 200
 """(case, class) rows whose masks are read again for the failure list, worst first."""
-WORST_CASES = 3
-EXAMPLES = 4
-"""Cases shown as examples of kinds of failure that the worst ones do not have."""
+ATLAS_BYTES = 14_000_000
+"""Of all slices together; a file of 20 MB keeps room for figures and tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,6 @@ class ReportInputs:
     hounsfield: bool = False
     plan: Path | None = None
     models: Sequence[Path] = ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
-    """A case with slices: ``ranks`` says why it is shown ("worst", "median", "shifted" ...)."""
-
-    case: ShownCase
-    ranks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,8 +81,13 @@ class Content:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def gather(inputs: ReportInputs) -> Content:
+def gather(inputs: ReportInputs, *, atlas_bytes: int = ATLAS_BYTES) -> Content:
     """Reads the scores, then the masks of the cases that are looked into or shown; what can't be read is told.
+
+    Args:
+        inputs: what the report is made of.
+        atlas_bytes: for the slices. Every case gets an equal share of what the ones before it left; where its slices take
+            more, they are left out evenly.
 
     Raises:
         InputError: the scores can't be read.
@@ -109,7 +106,7 @@ def gather(inputs: ReportInputs) -> Content:
     if looked < len(rows):
         left_out.append(f"Kinds of failure of {len(rows) - looked} of {len(rows)} conspicuous structures.")
     judged = judge(table, read_lines(inputs.cases.pairs))
-    shown, why = _shown(reader, inputs, failures)
+    shown, why = _shown(reader, inputs, shown_cases(table, failures), atlas_bytes)
     left_out += why
     return Content(
         table=table,
@@ -168,16 +165,12 @@ class _Reader:
         turned = apply_axes(volume.array if colour else volume.array[:1], masks.change)
         return np.moveaxis(turned, 0, -1) if colour else turned[0]
 
-    def is_hounsfield(self, scan: npt.NDArray[np.float32]) -> bool:
-        """Whether intensities look like HU where nobody said so: only CT reaches down to air's -1000. For the window alone."""
-        return -_DEEPEST_HU <= float(scan.min()) <= -_AIR_HU
 
-
-def _failures(reader: _Reader, rows: Sequence[object]) -> tuple[list[Failure], int]:
+def _failures(reader: _Reader, rows: Sequence[Row]) -> tuple[list[Failure], int]:
     """The failures of the worst suspects, and how many rows were looked into."""
-    by_case: dict[str, list] = {}  # type: ignore[type-arg]
+    by_case: dict[str, list[Row]] = {}
     for row in rows[:MOST_SUSPECTS]:
-        by_case.setdefault(row.case, []).append(row)  # type: ignore[attr-defined]
+        by_case.setdefault(row.case, []).append(row)
     found, looked = [], 0
     for case_id, own in by_case.items():
         masks = reader.read(case_id)
@@ -187,68 +180,66 @@ def _failures(reader: _Reader, rows: Sequence[object]) -> tuple[list[Failure], i
     return found, looked
 
 
-def shown_cases(table: ScoreTable, failures: Sequence[Failure]) -> dict[str, tuple[str, ...]]:
-    """Case id to why it is shown: the three worst, the median and the best by mean Dice, and an example of each other kind."""
-    order = list(table.mean_dice)
-    ranks: dict[str, list[str]] = {}
-    for number, case in enumerate(order[:WORST_CASES]):
-        ranks.setdefault(case, []).append("worst" if number == 0 else f"{_ordinal(number + 1)} worst")
-    if order:
-        ranks.setdefault(order[len(order) // 2], []).append("median")
-        ranks.setdefault(order[-1], []).append("best")
-    kinds_of: dict[str, list[str]] = {}
-    for failure in failures:
-        kinds_of.setdefault(failure.case, []).append(failure.kind)
-    covered = {kind for case in ranks for kind in kinds_of.get(case, ())}
-    examples = 0
-    for kind in KINDS:
-        example = next((case for case, kinds in kinds_of.items() if kind in kinds), None)
-        if kind not in covered and example is not None and examples < EXAMPLES:
-            ranks.setdefault(example, []).append(f"example: {kind}")
-            covered |= set(kinds_of[example])
-            examples += 1
-    return {case: tuple(own) for case, own in ranks.items()}
-
-
-def _ordinal(number: int) -> str:
-    return {2: "2nd", 3: "3rd"}.get(number, f"{number}th")
-
-
-def _shown(reader: _Reader, inputs: ReportInputs, failures: Sequence[Failure]) -> tuple[list[Shown], list[str]]:
+def _shown(
+    reader: _Reader, inputs: ReportInputs, ranks: Mapping[str, tuple[str, ...]], atlas_bytes: int
+) -> tuple[list[Shown], list[str]]:
     """The shown cases, and sentences on what is missing of them."""
-    found, without_scan = [], []
-    for case_id, ranks in shown_cases(reader._table, failures).items():  # noqa: SLF001
-        masks = reader.read(case_id)
-        if masks is None:
+    found: list[Shown] = []
+    without_scan, lost, left = [], [], atlas_bytes
+    for number, (case_id, why_shown) in enumerate(ranks.items()):
+        case = _cut(reader, inputs, case_id)
+        if case is None:
             continue
-        scan = reader.scan(masks) if inputs.show_scans else None
-        if inputs.show_scans and scan is None:
+        if inputs.show_scans and case.scan is None:
             without_scan.append(case_id)
-        pair = reader.pairs[case_id]
-        assert pair.prediction is not None
-        entropy = read_map(map_path(pair.prediction, case_id, "entropy"), masks)
-        case = shown_case(
-            masks,
-            indices=len(index_names(reader.protocol)),
-            scan=scan,
-            entropy=None if entropy is None else entropy[0],
-            hounsfield=inputs.hounsfield or (scan is not None and reader.is_hounsfield(scan)),
-        )
-        found.append(Shown(case=case, ranks=ranks))
-    why = []
+        shown = encoded(case, why_shown, left // (len(ranks) - number))
+        if shown is None:
+            lost.append(case_id)
+        else:
+            found.append(shown)
+            left -= bytes_of(shown.data)
+    return found, _why(inputs, found, without_scan, lost)
+
+
+def _cut(reader: _Reader, inputs: ReportInputs, case_id: str) -> ShownCase | None:
+    """The case cut to what is shown, None where its masks can't be read."""
+    masks = reader.read(case_id)
+    if masks is None:
+        return None
+    scan = reader.scan(masks) if inputs.show_scans else None
+    prediction = reader.pairs[case_id].prediction
+    assert prediction is not None
+    entropy = read_map(map_path(prediction, case_id, "entropy"), masks)
+    return shown_case(
+        masks,
+        indices=len(index_names(reader.protocol)),
+        scan=scan,
+        entropy=None if entropy is None else entropy[0],
+        hounsfield=inputs.hounsfield or (scan is not None and is_hounsfield_like(scan)),
+    )
+
+
+def _why(inputs: ReportInputs, found: Sequence[Shown], without_scan: Sequence[str], lost: Sequence[str]) -> list[str]:
+    words = []
     if not inputs.show_scans:
-        why.append(
-            f"Slices of the scans: {inputs.why_no_scans or 'they may not be shown'}. Masks are shown on blank ground."
-        )
+        reason = inputs.why_no_scans or "they may not be shown"
+        words.append(f"Slices of the scans: {reason}. Masks are shown on blank ground.")
     elif without_scan:
-        why.append(f"Scans of {', '.join(without_scan)}: there is none on the masks' grid that can be read.")
-    return found, why
+        words.append(f"Scans of {', '.join(without_scan)}: there is none on the masks' grid that can be read.")
+    if thinned := [f"{one.case_id} {one.thinned}" for one in found if one.thinned]:
+        words.append(f"Slices, evenly, so that the file stays small; there are: {'; '.join(thinned)}.")
+    if lost:
+        words.append(f"Slices of {', '.join(lost)}: they would have made the file too large.")
+    return words
+
+
+def is_hounsfield_like(scan: npt.NDArray[np.float32]) -> bool:
+    """Whether intensities look like HU where nobody said so: only CT reaches down to air's -1000. For the window alone."""
+    return -_DEEPEST_HU <= float(scan.min()) <= -_AIR_HU
 
 
 def _with_curves(judged: Judged, reader: _Reader) -> Judged:
     """With the reliability of the probabilities, where inference wrote maps of them."""
-    from dataclasses import replace
-
     with_maps = [
         (case_id, path)
         for case_id, pair in reader.pairs.items()

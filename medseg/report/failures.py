@@ -56,10 +56,8 @@ KINDS = {
 }
 """Kind to its rule, in the order in which they are listed."""
 
-_WORDS = (("left", "right"), ("back", "front"), ("below", "above"))
-_BEYOND = (("left of", "right of"), ("behind", "before"), ("below", "above"))
+_BEYOND = (("left of", "right of"), ("behind", "in front of"), ("below", "above"))
 _FACES = (("left", "right"), ("back", "front"), ("lower", "upper"))
-_PICTURE_WORDS = (("left", "right"), ("up", "down"), ("", ""))
 _PICTURE_BEYOND = (("left of", "right of"), ("above", "below"), ("", ""))
 _PICTURE_FACES = (("left", "right"), ("upper", "lower"), ("", ""))
 
@@ -181,18 +179,18 @@ def _shift(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> str | N
     if after <= before + GAIN:
         return None
     # The prediction lies where the reference would be moved to: against the step.
-    return f"lies {_offset(-step, masks)} of the reference; Dice {before:.2f}, moved back {after:.2f}"
+    return f"lies {_offset(-step, masks)} the reference; Dice {before:.2f}, moved back {after:.2f}"
 
 
 def _offset(step: npt.NDArray[Any], masks: CaseMasks) -> str:
-    words = _PICTURE_WORDS if masks.planar else _WORDS
+    words = _PICTURE_BEYOND if masks.planar else _BEYOND
     unit = "pixels" if masks.planar else "mm"
     parts = []
     for axis in range(3):
         length = abs(int(step[axis])) * (1.0 if masks.planar else masks.spacing_xyz_mm[axis])
         if length:
             parts.append(f"{length:.3g} {unit} {words[axis][int(step[axis] > 0)]}")
-    return ", ".join(parts)
+    return " and ".join(parts)
 
 
 def _cut_short(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> Iterator[str]:

@@ -42,7 +42,9 @@
   if (!source) return;
   const { cases, palette } = JSON.parse(source.textContent);
   const layers = { scan: true, truth: true, prediction: true, fill: true, errors: false, entropy: false, cross: true };
+  // With errors or uncertainty on, outlines are white: the classes' colours mean something else then.
   const ERROR = { missed: [86, 180, 233], spurious: [240, 110, 50], confused: [240, 228, 66] };
+  const UNSURE = [255, 84, 214], PLAIN = [255, 255, 255];
   const viewers = [];
 
   const picture = (url) => new Promise((resolve, reject) => {
@@ -179,7 +181,7 @@
       const dense = Math.min(2, devicePixelRatio || 1);
       this.canvas.style.width = `${Math.round(width)}px`;
       this.canvas.style.height = `${Math.round(height)}px`;
-      this.figure.style.width = `${Math.max(110, Math.round(width))}px`;
+      this.figure.style.width = `${Math.max(150, Math.round(width))}px`;
       this.canvas.width = Math.max(1, Math.round(width * dense));
       this.canvas.height = Math.max(1, Math.round(height * dense));
       this.dense = dense;
@@ -225,6 +227,7 @@
       const columns = across(width, x0, w, left);
       const rows = across(height, y0, h, top);
       const { truth, prediction, entropy, sheet } = this;
+      const plain = layers.errors || (layers.entropy && Boolean(entropy));
       const put = (at, colour, alpha) => {  // over what is there, not premultiplied
         const old = out[at + 3] / 255;
         const sum = alpha + old * (1 - alpha);
@@ -242,7 +245,7 @@
           const at = 4 * (j * width + i);
           if (layers.entropy && entropy && entropy[from]) {
             const e = entropy[from] / 255;
-            put(at, [255, 90 + 165 * e, 60 + 120 * (1 - e)], Math.min(0.85, e * 1.4));
+            put(at, UNSURE, 0.85 * e);
           }
           if (t === ignored) {
             if ((i + j) % (6 * this.dense) < this.dense) put(at, [150, 150, 150], 0.8);
@@ -250,10 +253,10 @@
           }
           if (layers.errors && t !== p) put(at, p === 0 ? ERROR.missed : t === 0 ? ERROR.spurious : ERROR.confused, 0.72);
           if (layers.prediction && p) {
-            if (layers.fill && !layers.errors) put(at, colourOf(p), 0.42);
-            else if ((i + j) % (8 * this.dense) < 5 * this.dense && isEdge(prediction, p, i, j)) put(at, colourOf(p), 1);
+            if (layers.fill && !plain) put(at, colourOf(p), 0.42);
+            else if ((i + j) % (8 * this.dense) < 5 * this.dense && isEdge(prediction, p, i, j)) put(at, plain ? PLAIN : colourOf(p), 1);
           }
-          if (layers.truth && t && isEdge(truth, t, i, j)) put(at, colourOf(t), 1);
+          if (layers.truth && t && isEdge(truth, t, i, j)) put(at, plain ? PLAIN : colourOf(t), 1);
         }
       }
       return image;
@@ -309,7 +312,12 @@
       // All planes at one scale where they stand side by side, so that a centimetre is one everywhere.
       const common = Math.min((room - gaps) / wide, (this.spec.planar ? 560 : 430) / tall);
       const stacked = room < 560;
-      this.planes.forEach((plane, i) => plane.resize(stacked ? Math.min(room / sizes[i][0], 420 / sizes[i][1]) : common));
+      const own = ([width, height]) => {
+        if (stacked) return Math.min(room / width, 420 / height);
+        // A plane that would be a stamp (many thin or few thick slices) is shown larger than the others.
+        return Math.max(common, Math.min(180 / Math.min(width, height), (room - gaps) / sizes.length / width, 430 / height));
+      };
+      this.planes.forEach((plane, i) => plane.resize(own(sizes[i])));
       this.draw();
     }
 
@@ -344,11 +352,11 @@
 
   const section = document.getElementById("cases");
   const buttons = [...section.querySelectorAll("button[data-layer]")];
-  const legend = section.querySelector("[data-errors]");
+  const legends = [...section.querySelectorAll("[data-legend]")];
   const flip = (name) => {
     layers[name] = !layers[name];
     buttons.filter((button) => button.dataset.layer === name).forEach((button) => button.setAttribute("aria-pressed", layers[name]));
-    if (legend) legend.hidden = !layers.errors;
+    for (const legend of legends) legend.hidden = !layers[legend.dataset.legend];
     viewers.forEach((viewer) => viewer.draw());
   };
   buttons.forEach((button) => button.addEventListener("click", () => flip(button.dataset.layer)));

@@ -6,31 +6,27 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
 
 from medseg.report import provenance, sections
-from medseg.report.content import Content, Shown
+from medseg.report.content import Content
 from medseg.report.html import Html, element, joined, script_json
-from medseg.report.viewer import PALETTE, atlases, cases_section
+from medseg.report.shown import PALETTE, Shown
+from medseg.report.viewer import cases_section
 
 MOST_BYTES = 20_000_000
 """Of the file: what a browser opens without a pause and a mail server may still take."""
-_ATLAS_BYTES = 14_000_000
 
 
 def page(content: Content, *, most_bytes: int = MOST_BYTES) -> str:
     """The report as HTML of at most ``most_bytes`` bytes; slices are left out until it fits, and the report says so."""
     fixed = _sections(content)
-    budget = min(_ATLAS_BYTES, most_bytes * 7 // 10)
+    shown, words = list(content.shown), list[str]()
     while True:
-        cases, shown, words = atlases(content.shown, budget)
-        if not shown and content.shown:
-            words = ["Slices: they would have made the file too large."]
-        text = _document(content, fixed, cases, shown, words)
-        excess = len(text.encode()) - most_bytes
-        if excess <= 0 or not shown:
+        text = _document(content, fixed, shown, words)
+        if len(text.encode()) <= most_bytes or not shown:
             return text
-        budget = budget - excess - 1000 if budget > excess + 1000 else 0
+        lost = shown.pop()
+        words.append(f"Slices of {lost.case_id}: they would have made the file too large.")
 
 
 def _sections(content: Content) -> dict[str, Html | None]:
@@ -67,13 +63,7 @@ _ANCHORS = {
 """Title in the navigation to the section's id."""
 
 
-def _document(
-    content: Content,
-    fixed: dict[str, Html | None],
-    cases: list[dict[str, Any]],
-    shown: Sequence[Shown],
-    words: Sequence[str],
-) -> str:
+def _document(content: Content, fixed: dict[str, Html | None], shown: Sequence[Shown], words: Sequence[str]) -> str:
     parts = fixed | {"Cases": cases_section(content, shown), "Left out": provenance.left_out(content, words)}
     style, script = (
         files("medseg.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -82,7 +72,10 @@ def _document(
     data = None
     if shown:
         data = element(
-            "script", script_json({"cases": cases, "palette": PALETTE}), type="application/json", id="cases-data"
+            "script",
+            script_json({"cases": [one.data for one in shown], "palette": PALETTE}),
+            type="application/json",
+            id="cases-data",
         )
     head = element(
         "head",

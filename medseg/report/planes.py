@@ -49,11 +49,11 @@ SAGITTAL = Plane("sagittal", 0, 1, 2, flip_across=True, flip_down=True, letters=
 PICTURE = Plane("picture", 2, 0, 1, flip_across=False, flip_down=False, letters=("", "", "", ""))
 
 
-def planes_of(masks: CaseMasks) -> tuple[Plane, ...]:
-    """The planes worth showing: of a picture or a single slice only the one that it lies in."""
-    if masks.planar:
+def planes_of(shape: tuple[int, ...], *, planar: bool) -> tuple[Plane, ...]:
+    """The planes worth showing of an array: of a picture or a single slice only the one that it lies in."""
+    if planar:
         return (PICTURE,)
-    flat = [axis for axis in range(3) if masks.truth.shape[axis] == 1]
+    flat = [axis for axis in range(3) if shape[axis] == 1]
     planes = (AXIAL, CORONAL, SAGITTAL)
     return tuple(plane for plane in planes if plane.through in flat) if flat else planes
 

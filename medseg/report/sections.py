@@ -219,7 +219,7 @@ def confidence(content: Content) -> Html | None:
 
 def failure_list(content: Content) -> Html:
     """Failures by kind with their reasons, and the cases that have no score."""
-    shown = {one.case.masks.case_id: number_ for number_, one in enumerate(content.shown)}
+    shown = {one.case_id: number_ for number_, one in enumerate(content.shown)}
     by_kind = {kind: [failure for failure in content.failures if failure.kind == kind] for kind in KINDS}
     parts: list[Child] = [_unscored(content.table)]
     counts = [[kind, str(len(found)), KINDS[kind]] for kind, found in by_kind.items() if found]

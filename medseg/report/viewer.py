@@ -1,31 +1,16 @@
-"""The cases with slices: their cards, and the slice atlases for the script that shows them, within a budget of bytes."""
+"""The cards of the cases with slices, under one bar of switches; the page's script fills them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from medseg.report.atlas import bytes_of, case_json, data_url, pixels_of, still_png
+from medseg.report.atlas import data_url
 from medseg.report.charts import metric_label
-from medseg.report.content import Content, Shown
+from medseg.report.content import Content
 from medseg.report.html import Child, Html, element, joined
-from medseg.report.numbers import counted, number
+from medseg.report.numbers import number
 from medseg.report.sections import MAIN_METRICS, section
-
-PALETTE = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (34, 189, 146),
-    (240, 228, 66),
-    (142, 166, 255),
-    (242, 122, 69),
-    (224, 141, 190),
-)
-"""Okabe and Ito's colours, the dark ones lighter: they lie on black. Class k has colour k - 1, in the charts too."""
-_LEAST_SCAN_BYTES, _LEAST_MASK_BYTES = 0.35, 0.01
-"""What a pixel takes at the very least in base64; grey slices of real scans took 0.5 to 0.9, masks 0.02."""
-LEAST_SLICES = 12
-"""Of a plane: with fewer a case says too little, and is left out instead."""
+from medseg.report.shown import PALETTE, Shown
 
 _LAYERS = (
     ("scan", "s", "Scan", True),
@@ -39,69 +24,6 @@ _LAYERS = (
 _ERRORS = (("#56b4e9", "missed"), ("#f06e32", "too much"), ("#f0e442", "another class"))
 
 
-def atlases(shown: Sequence[Shown], budget: int) -> tuple[list[dict[str, Any]], list[Shown], list[str]]:
-    """The cases' atlases within ``budget`` bytes.
-
-    Every case gets an equal share. Where its slices take more, every second of them is left out, then every third and so on,
-    down to 12 a plane; where that is still too much, the last cases are left out and the others' share grows.
-
-    Returns:
-        The cases for the script, those that are shown, and sentences on what was left out.
-    """
-    for count in range(len(shown), 0, -1):
-        share = budget // count
-        found = [_fitted(one, share) for one in shown[:count]]
-        kept = [(one, case) for one, case in zip(shown, found, strict=False) if case is not None]
-        if len(kept) == count or count == 1:
-            break
-    else:
-        return [], [], []
-    words = []
-    thinned = [one for one, case in kept if _is_thinned(one, case)]
-    if thinned:
-        words.append(
-            f"Slices of {counted(len(thinned), 'case')}: shown are every so-many-th, evenly, so that the file stays small "
-            f"({', '.join(_thinning(one, case) for one, case in kept if _is_thinned(one, case))})."
-        )
-    lost = [one.case.masks.case_id for one in shown if one not in [a for a, _ in kept]]
-    if lost:
-        words.append(f"Slices of {', '.join(lost)}: they would have made the file too large.")
-    return [case for _, case in kept], [one for one, _ in kept], words
-
-
-def _fitted(one: Shown, share: int) -> dict[str, Any] | None:
-    """The case with as many slices as fit into ``share`` bytes, None where 12 a plane do not."""
-    most = _most_to_try(one, share)
-    while True:
-        case = case_json(one.case, most=most)
-        size = bytes_of(case)
-        if size <= share:
-            return case
-        longest = max(len(plane["slices"]) for plane in case["planes"])
-        if longest <= LEAST_SLICES:
-            return None
-        most = max(LEAST_SLICES, min(longest - 1, int(longest * share / size)))
-
-
-def _most_to_try(one: Shown, share: int) -> int:
-    """Slices a plane that may fit, so that a large case is not encoded whole only to find that it does not."""
-    most = max(one.case.truth.shape)
-    least_per_pixel = _LEAST_SCAN_BYTES if one.case.scan is not None else _LEAST_MASK_BYTES
-    while most > LEAST_SLICES and pixels_of(one.case, most=most) * least_per_pixel > share:
-        most = max(LEAST_SLICES, most * 9 // 10)
-    return most
-
-
-def _is_thinned(one: Shown, case: Mapping[str, Any]) -> bool:
-    return any(len(plane["slices"]) < one.case.truth.shape[plane["through"]] for plane in case["planes"])
-
-
-def _thinning(one: Shown, case: Mapping[str, Any]) -> str:
-    shown = " + ".join(str(len(plane["slices"])) for plane in case["planes"])
-    there = " + ".join(str(one.case.truth.shape[plane["through"]]) for plane in case["planes"])
-    return f"{one.case.masks.case_id}: {shown} of {there}"
-
-
 def cases_section(content: Content, shown: Sequence[Shown]) -> Html | None:
     """The cards of the shown cases under one bar of switches."""
     if not shown:
@@ -110,7 +32,7 @@ def cases_section(content: Content, shown: Sequence[Shown]) -> Html | None:
         "The worst cases, the median and the best by mean Dice over classes, and an example of each other kind of failure. "
         "Slices are cropped to the structures and 12 mm around them; the patient's right is on the left."
     )
-    if all(one.case.masks.planar for one in shown):
+    if all(one.planar for one in shown):
         lead = lead.replace("; the patient's right is on the left", "").replace(
             "Slices are cropped", "Pictures are cropped"
         )
@@ -126,9 +48,9 @@ def cases_section(content: Content, shown: Sequence[Shown]) -> Html | None:
 
 def _bar(shown: Sequence[Shown]) -> Html:
     has = {
-        "scan": any(one.case.scan is not None for one in shown),
-        "entropy": any(one.case.entropy is not None for one in shown),
-        "cross": not all(one.case.masks.planar for one in shown),
+        "scan": any(one.has("scan") for one in shown),
+        "entropy": any(one.has("entropy") for one in shown),
+        "cross": not all(one.planar for one in shown),
     }
     buttons = [
         element("button", title, element("kbd", letter.upper(), aria_hidden="true"), type="button", data_layer=name,
@@ -144,7 +66,7 @@ def _bar(shown: Sequence[Shown]) -> Html:
 
 
 def _legend(content: Content, shown: Sequence[Shown]) -> Html:
-    present = {int(i) for one in shown for i in _indices(one)}
+    present = {index for one in shown for index in one.indices}
     names = [
         element(
             "li", element("i", style=f"background:rgb{PALETTE[(i - 1) % len(PALETTE)]}"), content.index_names[i - 1]
@@ -156,19 +78,20 @@ def _legend(content: Content, shown: Sequence[Shown]) -> Html:
     errors = [element("li", element("i", style=f"background:{colour}"), word) for colour, word in _ERRORS]
     return joined(
         element("ul", names, how, class_="legend"),
-        element("ul", element("li", "Errors:"), errors, class_="legend", data_errors=True, hidden=True),
+        element("ul", element("li", "Errors:"), errors, class_="legend", data_legend="errors", hidden=True),
+        element(
+            "ul",
+            element("li", "Uncertainty:"),
+            element("li", "0", element("i", class_="ramp"), "1"),
+            class_="legend",
+            data_legend="entropy",
+            hidden=True,
+        ),
     )
 
 
-def _indices(one: Shown) -> list[int]:
-    import numpy as np
-
-    return sorted({int(i) for array in (one.case.truth, one.case.prediction) for i in np.unique(array)})
-
-
 def _card(content: Content, one: Shown, place: int) -> Html:
-    case_id = one.case.masks.case_id
-    still = still_png(one.case, PALETTE)
+    case_id = one.case_id
     chips = [element("span", rank, class_="chip") for rank in one.ranks]
     rows = [row for row in content.table.rows if row.case == case_id]
     numbers = [
@@ -185,7 +108,7 @@ def _card(content: Content, one: Shown, place: int) -> Html:
         for failure in content.failures
         if failure.case == case_id
     ][:6]
-    picture = element("img", src=data_url(still), alt=f"{case_id}: slices with reference and prediction")
+    picture = element("img", src=data_url(one.still), alt=f"{case_id}: slices with reference and prediction")
     return element(
         "article",
         element("header", element("h3", case_id), chips),
@@ -198,13 +121,12 @@ def _card(content: Content, one: Shown, place: int) -> Html:
 
 
 def _caption(one: Shown) -> Child:
-    case = one.case
     words = []
-    if not case.masks.planar:
-        size = " \N{MULTIPLICATION SIGN} ".join(f"{length:.3g}" for length in case.masks.spacing_xyz_mm)
+    if not one.planar:
+        size = " \N{MULTIPLICATION SIGN} ".join(f"{length:.3g}" for length in one.spacing_xyz_mm)
         words.append(f"Voxels of {size} mm (left to right, back to front, bottom to top)")
-    if case.scan is not None and case.window is not None and case.scan.ndim == 3:
-        words.append(f"grey from {case.window[0]:.4g} to {case.window[1]:.4g}")
-    if case.scan is None:
+    if one.window is not None:
+        words.append(f"shown from {one.window[0]:.4g} to {one.window[1]:.4g}")
+    else:
         words.append("masks on blank ground")
-    return "; ".join(words) + "." if words else ""
+    return "; ".join(words) + "."

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from medseg.report.atlas import (
+    bytes_of,
     case_json,
     display_window,
     level_step,
@@ -16,9 +17,8 @@ from medseg.report.atlas import (
     tiled,
     to_levels,
 )
-from medseg.report.content import Shown
 from medseg.report.planes import AXIAL
-from medseg.report.viewer import PALETTE, atlases
+from medseg.report.shown import PALETTE, encoded
 
 
 def decoded(url):
@@ -97,29 +97,29 @@ def test_windows():
 
 
 def test_slices_are_left_out_evenly_until_they_fit(case):
-    shown = [Shown(case=case, ranks=("worst",)), Shown(case=case, ranks=("median",))]
-    whole, kept, words = atlases(shown, 10_000_000)
-    assert (len(kept), words) == (2, [])
-    size = sum(len(plane[name]) for plane in whole[0]["planes"] for name in ("scan", "masks", "entropy"))
-    found, kept, words = atlases(shown, int(size * 1.6))
-    assert len(kept) == 2
-    assert words[0].startswith("Slices of 2 cases: shown are every so-many-th")
-    counts = [len(plane["slices"]) for plane in found[0]["planes"]]
-    assert counts[2] < 20
-    assert sum(len(p[n]) for one in found for p in one["planes"] for n in ("scan", "masks", "entropy")) <= size * 1.6
+    whole = encoded(case, ("worst",), 10_000_000)
+    assert whole.thinned is None
+    size = bytes_of(whole.data)
+    half = encoded(case, ("worst",), size * 8 // 10)
+    assert bytes_of(half.data) <= size * 8 // 10
+    assert half.thinned == "9 + 9 + 10 of 9 + 18 + 20"
+    assert half.data["planes"][2]["slices"][1] - half.data["planes"][2]["slices"][0] == 2
+    assert encoded(case, ("worst",), 100) is None
 
 
-def test_cases_are_left_out_from_the_end(case):
-    shown = [Shown(case=case, ranks=("worst",)), Shown(case=case, ranks=("median",))]
-    least = sum(len(p[n]) for p in case_json(case, most=12)["planes"] for n in ("scan", "masks", "entropy"))
-    found, kept, words = atlases(shown, least + 10)
-    assert (len(found), kept) == (1, shown[:1])
-    assert words[-1] == "Slices of a: they would have made the file too large."
-    assert atlases(shown, 10)[0] == []
+def test_a_large_case_is_not_encoded_whole_first(masks_of, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        "medseg.report.shown.case_json", lambda case, *, most: tried.append(most) or case_json(case, most=12)
+    )
+    truth = np.ones((120, 120, 120), np.uint8)
+    scan = np.random.default_rng(0).normal(size=truth.shape).astype(np.float32)
+    encoded(shown_case(masks_of(truth, truth), indices=1, scan=scan, entropy=None, hounsfield=False), (), 600_000)
+    assert tried[0] < 45  # 120 slices of 120 x 120 pixels, three times, take 1.8 MB at the very least
 
 
 def test_a_still_picture_for_readers_without_scripts(case):
-    data = still_png(case, PALETTE)
+    data = encoded(case, (), 10_000_000).still
     picture = Image.open(io.BytesIO(data))
     assert picture.height == 220
     assert data == still_png(case, PALETTE)

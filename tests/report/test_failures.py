@@ -36,14 +36,14 @@ def test_shifted_says_how_far_and_where_to(masks_of):
     moved = np.roll(CUBE, (6, -1), axis=(0, 2))
     ((kind, reason),) = found(masks_of(moved, CUBE, spacing=(1.5, 1, 2))).items()
     assert kind == "shifted"
-    assert reason == "lies 9 mm right, 2 mm below of the reference; Dice 0.36, moved back 1.00"
+    assert reason == "lies 9 mm right of and 2 mm below the reference; Dice 0.36, moved back 1.00"
 
 
 def test_a_picture_is_moved_in_pixels(masks_of):
     truth = box((5, 15), (5, 15), (0, 1), shape=(40, 40, 1))
     ((kind, reason),) = found(masks_of(np.roll(truth, (-4, 3), axis=(0, 1)), truth, planar=True)).items()
     assert kind == "shifted"
-    assert reason.startswith("lies 4 pixels left, 3 pixels down of the reference")
+    assert reason.startswith("lies 4 pixels left of and 3 pixels below the reference")
 
 
 def test_swapped_sides_name_each_other(masks_of):

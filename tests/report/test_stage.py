@@ -9,8 +9,8 @@ import pytest
 from medseg.cli import report as report_verb
 from medseg.errors import InputError, UsageError
 from medseg.imaging import LabelMap, write_label_map
-from medseg.report.atlas import case_json
-from medseg.report.content import Content, ReportInputs, gather, shown_cases
+from medseg.report.atlas import bytes_of
+from medseg.report.content import Content, ReportInputs, gather
 from medseg.report.experiment import folder_inputs, scans_of, scored_folders
 from medseg.report.facts import Facts
 from medseg.report.failures import Failure
@@ -18,6 +18,7 @@ from medseg.report.judged import Judged
 from medseg.report.markdown import markdown
 from medseg.report.page import page
 from medseg.report.scores import Row, ScoreTable, read_scores
+from medseg.report.shown import shown_cases
 from medseg.report.stage import make_report
 
 
@@ -96,9 +97,8 @@ def test_a_report_is_made_once_of_the_same(scored, monkeypatch):
 
 def test_scans_appear_only_where_they_may(scored):
     found = gather(inputs_of(scored, scans=False))
-    assert [one.case.scan for one in found.shown] == [None, None, None]
+    assert [one.has("scan") for one in found.shown] == [False, False, False]
     assert found.left_out == ["Slices of the scans: no folder of scans was given. Masks are shown on blank ground."]
-    assert all(plane["scan"] is None for plane in case_json(found.shown[0].case, most=3)["planes"])
 
 
 def test_scores_alone_give_a_report_without_slices(scored):
@@ -164,14 +164,25 @@ def test_a_report_of_no_scores():
 
 def test_the_file_stays_under_its_limit(scored):
     found = gather(inputs_of(scored))
+    assert all(one.thinned is None for one in found.shown)
     found = replace(found, table=replace(found.table, rows=()))  # no figures
     whole = page(found)
     small = page(found, most_bytes=len(whole) - 2000)
     assert len(small.encode()) <= len(whole) - 2000
-    assert "Slices of" in small
-    tiny = page(found, most_bytes=1000)
-    assert Page(tiny).data is None
-    assert "Slices: they would have made the file too large." in tiny
+    assert "Slices of good: they would have made the file too large." in small
+    assert Page(page(found, most_bytes=1000)).data is None
+
+
+def test_slices_share_their_room(scored):
+    size = sum(bytes_of(one.data) for one in gather(inputs_of(scored)).shown)
+    found = gather(inputs_of(scored), atlas_bytes=size * 8 // 10)
+    assert sum(bytes_of(one.data) for one in found.shown) <= size * 8 // 10
+    assert any(
+        text.startswith("Slices, evenly, so that the file stays small; there are: none ") for text in found.left_out
+    )
+    assert gather(inputs_of(scored), atlas_bytes=10).left_out == [
+        "Slices of none, bad, good: they would have made the file too large."
+    ]
 
 
 @pytest.mark.slow
