@@ -4,7 +4,7 @@
     medseg evaluate --predictions DIR --references DIR --labels liver=1,tumour=2 --output DIR
 
 The second form takes any two folders of label maps (NIfTI, NRRD, MHA, PNG, TIFF), paired by file name without suffix.
-The same command again scores only what is new or changed.
+The same command again scores only what is new or changed. Beside the scores it makes a report (docs/report.md).
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 
 if TYPE_CHECKING:
     from medseg.evaluation.experiment import CaseSet
+    from medseg.report.content import ReportInputs
     from medseg.runner.cluster import Cluster
 
 _LOG = logging.getLogger(__name__)
 
 _WITHOUT_CONFIG = ("references", "labels", "ignore", "tolerance", "empty")
+_OF_FOLDERS = (*_WITHOUT_CONFIG, "scans")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,16 +47,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="reference value that counts for nothing")
     parser.add_argument("--tolerance", metavar="MM", help="of NSD, for all classes or as liver=2,tumour=1 [1]")
     parser.add_argument("--empty", metavar="POLICY", help="what empty masks count: standard or exclude [standard]")
+    parser.add_argument(
+        "--scans", type=Path, metavar="DIR", help="scans named after the cases, to be shown in the report"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the scores")
     parser.add_argument(
         "--error-maps", action="store_true", help="write where each mask is right, too much, too little"
     )
+    parser.add_argument("--no-report", action="store_true", help="make no report.html and report.md")
     parser.add_argument("--processes", type=int, metavar="N", help="cases at a time [by cores and free memory]")
     add_cluster_flags(parser)
 
 
 def _evaluate(context: Context) -> int:
-    sets = _folder_set(context) if context.config is None else _config_sets(context)
+    sets = _folder_set(context) if context.config is None else config_sets(context)
     with open_cluster(context.args) as cluster:
         codes = {_score(context, output, cases, cluster) for output, cases in sets.items()}
     return codes.pop() if len(codes) == 1 else 4
@@ -73,13 +79,19 @@ def _folder_set(context: Context) -> dict[Path, CaseSet]:
     return {args.output: folder_set(args.predictions.resolve().name, **given)}
 
 
-def _config_sets(context: Context) -> dict[Path, CaseSet]:
+def config_sets(context: Context) -> dict[Path, CaseSet]:
+    """Folder of scores to the cases of each set that the config evaluates.
+
+    Raises:
+        UsageError: flags of the other form were given too.
+        InputError: no case has a label.
+    """
     from medseg.evaluation.experiment import manifest_set
     from medseg.inference.experiment import experiment_cases
     from medseg.manifest import load_manifest
 
     args, config = context.args, context.experiment
-    if given := [f"--{flag}" for flag in _WITHOUT_CONFIG if getattr(args, flag) is not None]:
+    if given := [f"--{flag}" for flag in _OF_FOLDERS if getattr(args, flag, None) is not None]:
         raise UsageError(f"evaluate: has --config and {', '.join(given)}, expected one or the other; see --set")
     assert context.manifest_path is not None
     manifest = load_manifest(context.manifest_path)
@@ -113,6 +125,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         predicted_by,
     )
     from medseg.evaluation import flat_metrics, run_evaluate, terminal_table
+    from medseg.report.stage import make_report
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
@@ -128,6 +141,8 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         report = run_evaluate(
             cases, output=output, processes=context.args.processes, run=run_elsewhere, error_maps=maps
         )
+        if not context.args.no_report and (config is None or config.evaluate.report):
+            make_report(report_inputs(context, output, cases))
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             log_case_table(run, report.scores)
@@ -145,6 +160,29 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code
+
+
+def report_inputs(context: Context, output: Path, cases: CaseSet) -> ReportInputs:
+    """What the report of a set of scores is made of.
+
+    Raises:
+        UsageError: ``--scans`` is no folder.
+    """
+    from medseg.manifest import load_manifest
+    from medseg.report.experiment import experiment_inputs, folder_inputs
+
+    if context.config is None or context.manifest_path is None:
+        return folder_inputs(output, cases, scans=context.args.scans)
+    config = context.config
+    return experiment_inputs(
+        output,
+        cases,
+        work=context.work,
+        fold=config.data.fold,
+        section=config.infer,
+        manifest=load_manifest(context.manifest_path),
+        images=config.tracking.images,
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ _VERBS = {
     "evaluate": ("medseg.pipelines.evaluate", "score masks against references"),
     "compare": ("medseg.cli.compare", "tell which differences between runs are more than chance"),
     "explain": ("medseg.cli.explain", "maps of what a model's masks rest on"),
+    "report": ("medseg.cli.report", "make the report of scores again"),
     "audit": ("medseg.cli.audit", "look for scans there twice and labels that look wrong"),
     "plan": ("medseg.cli.plan", "show the plan, its memory and how long training will take"),
     "tune": ("medseg.cli.tune", "search stated ranges for a better config"),

@@ -150,6 +150,8 @@ class EvaluateSection(Section):
     """The reference of a case with several: the first, a consensus, or each in turn; see docs/statistics.md."""
     error_maps: bool = False
     """Write a label map per case and class of where the mask is right, too much and too little."""
+    report: bool = True
+    """Make report.html and report.md beside the scores; scans appear in it only with ``tracking.images``."""
 
 
 class DistilSection(Section):
@@ -170,7 +172,8 @@ class TrackingSection(Section):
     experiment: str | None = None
     """MLflow experiment; null takes the config's name."""
     images: bool = False
-    """Log slices of scans. Off unless everyone who can open the tracker may see the data: a slice of a head is a face."""
+    """Log slices of scans, and show them in reports. Off unless everyone who can open the tracker or a report may see
+    the data: a slice of a head is a face."""
     wait_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How long a command waits at its end for a slow tracker; what it missed is kept and sent later."""
     registered_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] | None = None
