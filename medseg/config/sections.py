@@ -143,6 +143,8 @@ class EvaluateSection(Section):
     """NSD's tolerance, one for all classes or one per class."""
     empty: Literal["standard", "exclude"] = "standard"
     """What empty masks count; see docs/metrics.md."""
+    metrics: tuple[str, ...] = ()
+    """What to compute besides the default metrics: groups such as surface_elements or instances, single ones, or all."""
 
 
 class DistilSection(Section):

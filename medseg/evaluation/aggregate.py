@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.policy import EmptyPolicy, counted_value
-from medseg.evaluation.registry import METRICS, Metric
+from medseg.evaluation.registry import CASE_METRICS, METRICS, Metric, known_metrics
 
 CONFIDENCE = 0.95
 
@@ -77,11 +77,25 @@ def _summarise_class(name: str, rows: Sequence[ClassScores], policy: EmptyPolicy
         "cases": len(rows),
         **{situation: situations.count(situation) for situation in ("present", "missed", "spurious", "both_empty")},
     }
+    metrics = known_metrics(rows[0].values) if rows else METRICS
     return ClassSummary(
         class_name=name,
         counts=counts,
-        metrics={metric.name: _summarise_metric(metric, rows, policy) for metric in METRICS},
+        metrics={metric.name: _summarise_metric(metric, rows, policy) for metric in metrics},
     )
+
+
+def summarise_whole(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float | int | None]]:
+    """Over the cases, the metrics of all classes together: metric name to a summary's plain values.
+
+    Args:
+        values: case id to metric name to its value, None where it is undefined.
+    """
+    found: dict[str, dict[str, float | int | None]] = {}
+    for metric in CASE_METRICS:
+        own = [value for case_id in sorted(values) if (value := values[case_id][metric.name]) is not None]
+        found[metric.name] = _summary(own, own).plain()
+    return found
 
 
 def _summarise_metric(metric: Metric, rows: Sequence[ClassScores], policy: EmptyPolicy) -> Summary:
@@ -154,10 +168,10 @@ def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, ob
         Metric name to ``mean`` (None if no class has one), ``mean_defined`` and ``classes``.
     """
     result: dict[str, dict[str, object]] = {}
-    for metric in METRICS:
+    for metric in known_metrics(dict.fromkeys(name for summary in summaries for name in summary.metrics)):
         if metric.better is None:
             continue
-        found = {s.class_name: s.metrics[metric.name] for s in summaries}
+        found = {s.class_name: s.metrics[metric.name] for s in summaries if metric.name in s.metrics}
         means = {name: summary.mean for name, summary in found.items() if summary.mean is not None}
         defined = [summary.mean_defined for summary in found.values() if summary.mean_defined is not None]
         result[metric.name] = {

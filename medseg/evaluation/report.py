@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.durable import sha256_bytes, sha256_json, write_json, write_text
-from medseg.evaluation.aggregate import ClassSummary, mean_of_classes
+from medseg.evaluation.aggregate import ClassSummary, mean_of_classes, summarise_whole
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.identity import code_sha256, definitions, versions
+from medseg.evaluation.lesions import pooled_lesions
 from medseg.evaluation.protocol import Protocol
-from medseg.evaluation.registry import metric_names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,6 +39,7 @@ class Scores:
         inputs: case id to (prediction's, reference's sha256).
         protocol: what they were scored with.
         notes: sentences a reader should know.
+        whole: case id to the metrics of all its classes together.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Scores:
     inputs: Mapping[str, tuple[str, str]]
     protocol: Protocol
     notes: Sequence[str] = ()
+    whole: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def expected(self) -> int:
@@ -80,7 +82,7 @@ def cases_csv(scores: Scores) -> str:
     """One line per case and class: situation, voxel counts, every metric; an undefined value is an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("case", "class", "situation", *_COUNTS, "image_diagonal_mm", *metric_names()))
+    writer.writerow(("case", "class", "situation", *_COUNTS, "image_diagonal_mm", *scores.protocol.metrics))
     for row in case_table(scores):
         writer.writerow(["" if value is None else value for value in row.values()])
     return stream.getvalue()
@@ -95,7 +97,7 @@ def case_table(scores: Scores) -> list[dict[str, str | int | float | None]]:
             "situation": row.situation,
             **{name: getattr(row, name) for name in _COUNTS},
             "image_diagonal_mm": row.diagonal_mm,
-            **{name: row.values[name] for name in metric_names()},
+            **{name: row.values[name] for name in scores.protocol.metrics},
         }
         for case_id in sorted(scores.rows)
         for row in scores.rows[case_id]
@@ -125,8 +127,10 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
             for summary in scores.classes
         },
         "mean_of_classes": mean_of_classes(scores.classes),
+        "all_classes": summarise_whole(scores.whole),
+        **({"lesions": pooled} if (pooled := pooled_lesions(scores.rows, scores.protocol.class_names)) else {}),
         "notes": list(scores.notes),
-        "definitions": definitions(scores.protocol.policy),
+        "definitions": definitions(scores.protocol.policy, scores.protocol.metrics),
         "identity": {
             **{f"{name}_sha256": value for name, value in scores.identity().items()},
             "cases_csv_sha256": cases_csv_sha256,
