@@ -226,7 +226,7 @@ def score_classes(
     tolerance_mm: Mapping[str, float],
     regions: Regions | None = None,
 ) -> tuple[ClassScores, ...]:
-    """Scores class indices 1 to K-1 of two arrays on one grid, with the default metrics; :func:`score_case_arrays` says more."""
+    """The rows of :func:`score_case_arrays` with the default metrics."""
     return score_case_arrays(
         prediction,
         reference,

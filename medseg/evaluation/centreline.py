@@ -35,8 +35,8 @@ def centreline_dice(counts: CentrelineCounts) -> float:
     """clDice, 0 to 1, 1 is best: harmonic mean of topology precision and topology sensitivity.
 
     Precision is the share of the prediction's skeleton in the reference, sensitivity the share of the reference's in the
-    prediction; skeletons are :func:`~medseg.evaluation.thinning.skeletonise`'s. Both masks empty: NaN (undefined). One empty: 0.
-    Source: Shit et al. 2021, https://arxiv.org/abs/2003.07311.
+    prediction; skeletons are :func:`~medseg.evaluation.thinning.skeletonise`'s. Both masks empty: NaN (undefined). One
+    empty: 0. Source: Shit et al. 2021, https://arxiv.org/abs/2003.07311.
     """
     if not counts.prediction and not counts.reference:
         return math.nan

@@ -18,9 +18,24 @@ from medseg.evaluation.surface import TOLERANCE_SLACK_MM
 
 # The modules that decide a row's numbers: a change in one of them makes old rows stale.
 _DECIDING = (
-    "bands.py", "case.py", "centreline.py", "confusion.py", "instances.py", "lattice.py", "masks.py", "overlap.py", "pair.py",
-    "postprocessing.py", "probabilities.py", "registry.py", "reliability.py", "surface.py", "surfels.py", "thinning.py",
-)  # fmt: skip
+    "bands.py",
+    "case.py",
+    "centreline.py",
+    "confusion.py",
+    "instances.py",
+    "lattice.py",
+    "masks.py",
+    "metric.py",
+    "overlap.py",
+    "pair.py",
+    "postprocessing.py",
+    "probabilities.py",
+    "registry.py",
+    "reliability.py",
+    "surface.py",
+    "surfels.py",
+    "thinning.py",
+)
 
 
 @cache
@@ -59,7 +74,7 @@ def definitions(policy: EmptyPolicy, metrics: Sequence[str] = metric_names()) ->
         "surface": "boundary voxels: foreground with a face neighbour (6 in 3D, 4 in 2D) outside the mask; "
         "distances between voxel centres, each boundary voxel weighs the same",
         "image_border": "beyond the image is outside: a mask at the border has a surface there",
-        "surface_elements": "metrics named surfel: points between 2 x 2 x 2 voxels (2 x 2 in 2D) that are not all in or all out, "
+        "surface_elements": "metrics named surfel: points between 2 x 2 x 2 voxels (2 x 2 in 2D) not all in or all out, "
         "each weighed by the area (length) of its marching-cubes surface; distances from point to point",
         "hd95": "maximum of the two directed 95th percentiles (not pooled), linear interpolation, unweighted",
         "assd": "pooled mean over the boundary voxels of both masks (not MASD, the mean of the two directed means)",

@@ -2,8 +2,8 @@
 
 A lesion is a component joined over faces, edges and corners (26 neighbours in 3D, 8 in 2D). Two rules say what is found:
 
-- **IoU**: a predicted and a true lesion match if their IoU is above a threshold (0.5, at which a match is unique; below that the
-  matching with the largest sum of IoU counts, each lesion once).
+- **IoU**: a predicted and a true lesion match if their IoU is above a threshold (0.5, at which a match is unique; below that
+  the matching with the largest sum of IoU counts, each lesion once).
 - **any**: a true lesion is found, and a predicted one is right, if it shares any voxel with the other mask.
 """
 
@@ -94,7 +94,8 @@ def find_instances(
     """The lesions of two masks of one shape, any rank; any may be empty.
 
     Args:
-        prediction, reference: the masks.
+        prediction: the mask that was predicted.
+        reference: the true one.
         probability: of the class, of the same shape, for the lesions' confidence.
     """
     numbers_p, sizes_p = components(prediction)

@@ -67,18 +67,17 @@ def nearest_distances(
         distances, left = search.run(points, tries)
         if not left.size:
             return distances
-        method = "tree" if _tree_us(left.size, others.size) < _transform_us(left.size, math.prod(box)) else "transform"
+        tree_us, transform_us = _rest_us(np.array(left.size), others.size, math.prod(box))
+        method = "tree" if tree_us < transform_us else "transform"
     nearest = _by_tree if method == "tree" else _by_transform
     distances[left] = nearest(points[left], others, box, np.array(spacing))
     return distances
 
 
-def _tree_us(points: float, others: int) -> float:
-    return _QUERY_US * points + _BUILD_US * others
-
-
-def _transform_us(points: float, voxels: int) -> float:
-    return _TRANSFORM_US * voxels + _LOOKUP_US * points
+def _rest_us(points: FloatArray, others: int, voxels: int) -> tuple[FloatArray, FloatArray]:
+    """What so many points cost by a tree, and by a distance transform; none costs nothing."""
+    tree = np.where(points > 0, _QUERY_US * points + _BUILD_US * others, 0.0)
+    return tree, np.where(points > 0, _TRANSFORM_US * voxels + _LOOKUP_US * points, 0.0)
 
 
 def _worthwhile(search: _NearSearch, points: IndexArray, others: int, voxels: int) -> int:
@@ -87,9 +86,7 @@ def _worthwhile(search: _NearSearch, points: IndexArray, others: int, voxels: in
     found = np.bincount(search.steps(sample, len(search.lengths)) + 1, minlength=len(search.lengths) + 1)[1:]
     share_left = 1.0 - np.concatenate([[0], np.cumsum(found)]) / sample.size  # after 0, 1, 2, ... offsets
     tried_us = _OFFSET_US * points.size * np.concatenate([[0], np.cumsum(share_left[:-1])])
-    rest = points.size * share_left
-    rest_us = np.minimum(_tree_us(rest, others), _transform_us(rest, voxels))
-    return int(np.argmin(tried_us + np.where(rest > 0, rest_us, 0.0)))
+    return int(np.argmin(tried_us + np.minimum(*_rest_us(points.size * share_left, others, voxels))))
 
 
 class _NearSearch:

@@ -89,8 +89,8 @@ def froc(ranked: Sequence[tuple[float, bool]], *, lesions: int, cases: int) -> d
         cases: how many.
 
     Returns:
-        ``false_positives_per_case`` and ``sensitivity`` at each threshold, and ``score``, the mean sensitivity at 1/8, 1/4, 1/2,
-        1, 2, 4 and 8 false positives per case, 0 to 1, 1 is best. Source: LUNA16, Setio et al. 2017.
+        ``false_positives_per_case`` and ``sensitivity`` at each threshold, and ``score``, the mean sensitivity at 1/8, 1/4,
+        1/2, 1, 2, 4 and 8 false positives per case, 0 to 1, 1 is best. Source: LUNA16, Setio et al. 2017.
     """
     hits, misses = _cumulated(ranked)
     false_positives, sensitivity = misses / cases, hits / lesions

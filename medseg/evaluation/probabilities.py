@@ -25,7 +25,7 @@ def find_probabilities(prediction: Path, case_id: str) -> Path | None:
 
 
 def read_probabilities(
-    path: Path, *, class_names: Sequence[str], affine: Affine, shape: tuple[int, ...], name: str
+    path: Path, *, class_names: Sequence[str], affine: Affine, shape: tuple[int, int, int], name: str
 ) -> npt.NDArray[np.float32]:
     """(classes, X, Y, Z) of the classes without background, 0 to 1.
 
@@ -42,7 +42,8 @@ def read_probabilities(
         GeometryError: it lies on another grid.
     """
     array, own = _read_npz(path, class_names, name) if path.suffix == ".npz" else _read_volume(path, len(class_names))
-    difference = grid_difference(array.shape[1:], own, shape, affine)
+    _, *sizes = array.shape
+    difference = grid_difference((sizes[0], sizes[1], sizes[2]), own, shape, affine)
     if difference is not None:
         raise GeometryError(
             f"{name}: probabilities and reference lie on different grids ({difference}), expected one grid; predict again"

@@ -10,99 +10,30 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from medseg.errors import UsageError
 from medseg.evaluation import bands, centreline, confusion, instances, overlap, reliability, surface, surfels
-from medseg.evaluation.confusion import Confusion
-from medseg.evaluation.pair import MaskPair
+from medseg.evaluation.metric import (
+    FAMILIES,
+    CaseMetric,
+    Metric,
+    f_beta_metric,
+    hausdorff_metric,
+    hausdorff_surfel_metric,
+    rim_iou,
+)
 from medseg.evaluation.reliability import Reliability
 
-Worst = Literal["zero", "diagonal"] | None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One column of the scores.
-
-    Attributes:
-        name: column name, ending in its unit where it has one.
-        compute: its value for one class of one case; NaN where it is undefined.
-        better: which way is better; None for a signed or purely descriptive value.
-        worst: the value imputed where it is undefined although one of the two masks has voxels: 0, the image's diagonal
-            in mm, or none where no worst exists.
-        definition: one sentence for reports.
-    """
-
-    name: str
-    compute: Callable[[MaskPair], float]
-    better: Literal["higher", "lower"] | None
-    worst: Worst
-    definition: str
-
-    def worst_value(self, diagonal_mm: float) -> float:
-        """The number to impute in an image of this diagonal, NaN if there is none."""
-        return {"zero": 0.0, "diagonal": diagonal_mm}.get(self.worst or "", math.nan)
-
-
-def _f_beta(beta: float) -> Metric:
-    definition = f"(1 + b²)TP / ((1 + b²)TP + b² FN + FP) over voxels, b = {beta:g}"
-    return Metric(f"f{beta:g}", lambda p: overlap.f_beta(p.counts, beta=beta), "higher", "zero", definition)
-
-
-def _hausdorff(percent: float) -> Metric:
-    return Metric(
-        f"hd{percent:g}_mm",
-        lambda p: surface.hausdorff_percentile(p.distances, percent=percent),
-        "lower",
-        "diagonal",
-        f"larger of the two directed {percent:g}th percentiles of boundary distances, linear interpolation, unweighted",
-    )
-
-
-def _hausdorff_surfel(percent: float) -> Metric:
-    return Metric(
-        f"hd{percent:g}_surfel_mm",
-        lambda p: surfels.hausdorff_percentile(p.surfels, percent=percent),
-        "lower",
-        "diagonal",
-        f"larger of the two directed distances within which {percent:g} % of a surface's area lie, surface elements",
-    )
-
-
-def _nsd(tolerance_mm: float) -> Metric:
-    return Metric(
-        f"nsd_{tolerance_mm:g}mm",
-        lambda p: surface.normalised_surface_dice(p.distances, tolerance_mm=tolerance_mm),
-        "higher",
-        "zero",
-        f"NSD by boundary voxels at {tolerance_mm:g} mm (<= tolerance + 1e-4 mm), whatever the class's own tolerance",
-    )
-
-
-def _nsd_surfel(tolerance_mm: float) -> Metric:
-    return Metric(
-        f"nsd_surfel_{tolerance_mm:g}mm",
-        lambda p: surfels.surface_dice(p.surfels, tolerance_mm=tolerance_mm),
-        "higher",
-        "zero",
-        f"NSD by area of surface elements at {tolerance_mm:g} mm (<= tolerance + 1e-4 mm), whatever the class's own tolerance",
-    )
-
-
-def _boundary_iou(distance_mm: float) -> Metric:
-    return Metric(
-        f"boundary_iou_{distance_mm:g}mm",
-        lambda p: _rim_iou(p, distance_mm),
-        "higher",
-        "zero",
-        f"IoU of the masks' rims: voxels at most {distance_mm:g} mm from the outside, and all boundary voxels",
-    )
-
-
-def _rim_iou(pair: MaskPair, distance_mm: float) -> float:
-    return bands.boundary_iou(pair.prediction, pair.reference, spacing_mm=pair.spacing_mm, distance_mm=distance_mm)
+__all__ = [
+    "CASE_METRICS",
+    "GROUPS",
+    "METRICS",
+    "CaseMetric",
+    "Metric",
+    "choose_metrics",
+    "known_metrics",
+    "metric_names",
+]
 
 
 def _of(sums: Reliability | None, score: Callable[[Reliability], float]) -> float:
@@ -121,7 +52,7 @@ METRICS: tuple[Metric, ...] = (
         None,
         "TN / (TN + FP) over all voxels of the image but the ignored",
     ),
-    _f_beta(2.0),
+    f_beta_metric(2.0),
     Metric(
         "mcc",
         lambda p: overlap.matthews(p.counts),
@@ -143,7 +74,7 @@ METRICS: tuple[Metric, ...] = (
         "zero",
         "share of both masks' boundary voxels within the class's tolerance of the other boundary (<= tolerance + 1e-4 mm)",
     ),
-    _hausdorff(95.0),
+    hausdorff_metric(95.0),
     Metric(
         "hd_mm",
         lambda p: surface.hausdorff(p.distances),
@@ -205,7 +136,7 @@ SURFACE_ELEMENTS: tuple[Metric, ...] = (
         "share of both masks' surface area within the class's tolerance of the other surface (<= tolerance + 1e-4 mm), "
         "surface elements; DeepMind's surface Dice",
     ),
-    _hausdorff_surfel(95.0),
+    hausdorff_surfel_metric(95.0),
     Metric(
         "hd_surfel_mm",
         lambda p: surfels.hausdorff_percentile(p.surfels, percent=100.0),
@@ -249,7 +180,7 @@ CENTRELINE: tuple[Metric, ...] = (
 BOUNDARY_IOU: tuple[Metric, ...] = (
     Metric(
         "boundary_iou",
-        lambda p: _rim_iou(p, bands.DIAGONAL_SHARE * p.diagonal_mm),
+        lambda p: rim_iou(p, bands.DIAGONAL_SHARE * p.diagonal_mm),
         "higher",
         "zero",
         "IoU of the masks' rims: voxels at most 2 % of the image's diagonal from the outside, and all boundary voxels",
@@ -367,15 +298,6 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
 }
 """What can be chosen together; ``all`` is every one of them."""
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_FAMILIES: tuple[tuple[str, Callable[[float], Metric], float], ...] = (
-    (rf"f{_NUMBER}", _f_beta, math.inf),
-    (rf"hd{_NUMBER}_mm", _hausdorff, 100.0),
-    (rf"hd{_NUMBER}_surfel_mm", _hausdorff_surfel, 100.0),
-    (rf"nsd_{_NUMBER}mm", _nsd, math.inf),
-    (rf"nsd_surfel_{_NUMBER}mm", _nsd_surfel, math.inf),
-    (rf"boundary_iou_{_NUMBER}mm", _boundary_iou, math.inf),
-)
 _FIXED = {metric.name: metric for metric in itertools.chain(*GROUPS.values())}
 _FAMILY_NAMES = "f0.5, hd99_mm, hd99_surfel_mm, nsd_2mm, nsd_surfel_2mm, boundary_iou_3mm"
 
@@ -413,7 +335,7 @@ def known_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
 def _named(name: str) -> Metric:
     if name in _FIXED:
         return _FIXED[name]
-    for pattern, make, highest in _FAMILIES:
+    for pattern, make, highest in FAMILIES:
         match = re.fullmatch(pattern, name)
         if match and 0 < float(match[1]) <= highest:
             return make(float(match[1]))
@@ -421,21 +343,6 @@ def _named(name: str) -> Metric:
         f"metrics: has {name!r}, expected a group ({', '.join(GROUPS)}, all), a metric ({', '.join(_FIXED)}), or one with a "
         f"number of yours, such as {_FAMILY_NAMES}"
     )
-
-
-@dataclass(frozen=True)
-class CaseMetric:
-    """A number of a whole case, over all its classes.
-
-    Attributes:
-        name: as in the files.
-        compute: its value; NaN where it is undefined.
-        definition: one sentence for reports.
-    """
-
-    name: str
-    compute: Callable[[Confusion], float]
-    definition: str
 
 
 CASE_METRICS: tuple[CaseMetric, ...] = (

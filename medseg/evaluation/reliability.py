@@ -80,8 +80,8 @@ def _sums(probabilities: ProbabilityArray, truth: BoolArray) -> Reliability:
     bins = np.minimum((values * BINS).astype(np.intp), BINS - 1)
     return Reliability(
         values.size,
-        np.bincount(bins, weights=values, minlength=BINS),
-        np.bincount(bins, weights=truth, minlength=BINS),
+        np.bincount(bins, weights=values, minlength=BINS).astype(np.float64),
+        np.bincount(bins, weights=truth, minlength=BINS).astype(np.float64),
         float(((values - truth) ** 2).sum()),
     )
 
@@ -89,7 +89,8 @@ def _sums(probabilities: ProbabilityArray, truth: BoolArray) -> Reliability:
 def expected_calibration_error(sums: Reliability) -> float:
     """ECE of one class against all others, 0 to 1, 0 is best: mean over voxels of their bin's |promised - kept| share.
 
-    15 bins of equal width. No voxel: NaN (undefined). Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, class by class.
+    15 bins of equal width. No voxel: NaN (undefined). Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, here class
+    by class.
     """
     if not sums.voxels:
         return math.nan

@@ -145,8 +145,8 @@ def _notes(protocol: Protocol, files: Sequence[_Files]) -> tuple[str, ...]:
     if not (needs_probabilities(protocol.metrics) and without):
         return ()
     note = (
-        f"{without} of {len(files)} cases have no probability map, so calibration and the lesions' confidence are undefined there; "
-        "medseg infer --probabilities writes them"
+        f"{without} of {len(files)} cases have no probability map: calibration and the lesions' confidence are undefined "
+        "there; medseg infer --probabilities writes them"
     )
     logger.warning("%s", note)
     return (note,)

@@ -1,13 +1,13 @@
 """Surface metrics by surface elements, as DeepMind's surface-distance defines them: weighed by area, in 2D by contour length.
 
-The grid is shifted by half a voxel. Around each of its points lie 2 x 2 x 2 voxels (2 x 2 in 2D), a cell, whose pattern of inside
-and outside says which piece of surface passes through it. Points whose cell is neither full nor empty are the surface;
+The grid is shifted by half a voxel. Around each of its points lie 2 x 2 x 2 voxels (2 x 2 in 2D), a cell, whose pattern of
+inside and outside says which piece of surface passes through it. Points whose cell is neither full nor empty are the surface;
 distances run from point to point, in mm, and each counts as much as its piece's area. Beyond the image is outside.
 
-The area of a pattern is that of marching cubes (Lorensen and Cline 1987): of inside and outside the rarer (inside, if equal) is
-parted into pieces of corners joined by edges, and around each piece runs a closed line through the middles of the edges that leave
-it. The line is filled with triangles; of the ways to do that, where it is not flat, the one of most area in a unit cube counts.
-That gives all 256 areas of DeepMind's table, at every spacing. Source: Nikolov et al. 2021, https://arxiv.org/abs/1809.04430.
+The area of a pattern is that of marching cubes (Lorensen and Cline 1987): of inside and outside the rarer (inside, if equal)
+is parted into pieces of corners joined by edges, and around each piece runs a closed line through the middles of the edges that
+leave it. The line is filled with triangles; of the ways to do that, where it is not flat, the one of most area in a unit cube
+counts. That gives all 256 areas of DeepMind's table, at every spacing. Source: Nikolov et al. 2021, https://arxiv.org/abs/1809.04430.
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ def _triangles(line: list[FloatArray]) -> Iterator[list[tuple[FloatArray, FloatA
 def surface_dice(distances: SurfelDistances, *, tolerance_mm: float) -> float:
     """NSD by surface elements, 0 to 1, 1 is best: share of both surfaces' area within the tolerance of the other.
 
-    Within means ``distance <= tolerance_mm + 1e-4``. Both masks empty: NaN (undefined). One empty: 0. Source: Nikolov et al. 2021.
+    Within means ``distance <= tolerance_mm + 1e-4``. Both masks empty: NaN (undefined). One empty: 0. Source: Nikolov et al.
+    2021.
     """
     whole = distances.area_prediction.sum() + distances.area_reference.sum()
     if not whole:

@@ -1,12 +1,12 @@
 """Skeletons: a mask thinned to its centre lines, with its topology kept.
 
 Voxels are taken from six sides in turn (four in 2D) while they are simple, which means that neither a piece, nor a hole, nor a
-tunnel appears or vanishes with them, and are no end of a line. A voxel is simple if its neighbours in the mask hang together (by
-26, in 2D by 8 neighbours) and those outside that share a face with it hang together (by faces, within the 18 nearest)
-(Bertrand and Malandain 1994). The order is Lee's (Lee, Kashyap and Chu 1994), but within a side voxels go by the parity of their
-coordinates: no two of one parity are neighbours, so that a whole array of them is decided at once and each decision still
-holds when the others are carried out. Which of several equally good centre lines remains depends on the order; skeletons of two
-programs differ by a voxel here and there, and so does what is computed from them.
+tunnel appears or vanishes with them, and are no end of a line. A voxel is simple if its neighbours in the mask hang together
+(by 26, in 2D by 8 neighbours) and those outside that share a face with it hang together (by faces, within the 18 nearest)
+(Bertrand and Malandain 1994). The order is Lee's (Lee, Kashyap and Chu 1994), but within a side voxels go by the parity of
+their coordinates: no two of one parity are neighbours, so that a whole array of them is decided at once and each decision
+still holds when the others are carried out. Which of several equally good centre lines remains depends on the order;
+skeletons of two programs differ by a voxel here and there, and so does what is computed from them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def _removable(codes: CodeArray, about: _Neighbourhood) -> BoolArray:
     simple = (_pieces(few, few, about.touching) == 1) & (
         _pieces(~few & about.near, ~few & about.faces, about.beside) == 1
     )
-    return (simple & (few & (few - 1) != 0))[inverse]
+    removable: BoolArray = (simple & (few & (few - 1) != 0))[inverse]
+    return removable
 
 
 def _pieces(codes: CodeArray, seeds: CodeArray, joined: tuple[int, ...]) -> npt.NDArray[np.int64]:

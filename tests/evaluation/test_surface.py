@@ -147,17 +147,6 @@ def test_symmetry_flips_padding_and_scaling():
     )
 
 
-def test_the_cheaper_method_is_taken(monkeypatch):
-    used = []
-    monkeypatch.setattr(surface, "_nearest_by_tree", lambda *a: used.append("tree") or np.zeros(0))
-    monkeypatch.setattr(surface, "_nearest_by_transform", lambda *a: used.append("transform") or np.zeros(0))
-    smooth = box((70, 70, 70), slice(5, 60), slice(5, 60), slice(5, 60))
-    surface_distances(smooth, np.roll(smooth, 2, 0), spacing_mm=(1, 1, 1))
-    noise = np.random.default_rng(0).random((2, 30, 30, 30)) < 0.5
-    surface_distances(noise[0], noise[1], spacing_mm=(1, 1, 1))
-    assert used == ["tree"] * 2 + ["transform"] * 2
-
-
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(2, 3\)"):
         score_masks(np.ones((2, 2), bool), np.ones((2, 3), bool), spacing_mm=(1.0, 1.0))
