@@ -14,7 +14,7 @@ make_one() {
     touch "$folder/$name/made"
   fi
 }
-make_one surface_distance surface-distance==0.1 absl-py numpy==2.2.6 scipy==1.17.1
+make_one surface_distance surface-distance==0.1 absl-py numpy==1.26.4 scipy==1.17.1
 make_one medpy medpy==0.5.2 numpy==2.2.6 scipy==1.17.1
 "$folder/surface_distance/bin/python" -c 'from importlib.metadata import version as v; print("surface-distance", v("surface-distance"), "scipy", v("scipy"))'
 "$folder/medpy/bin/python" -c 'from importlib.metadata import version as v; print("medpy", v("medpy"), "scipy", v("scipy"))'
