@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_WITHOUT_CONFIG = ("references", "labels", "ignore", "tolerance", "empty")
+_WITHOUT_CONFIG = ("references", "labels", "ignore", "tolerance", "empty", "metrics")
 _OF_FOLDERS = (*_WITHOUT_CONFIG, "scans")
 
 
@@ -47,6 +47,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="reference value that counts for nothing")
     parser.add_argument("--tolerance", metavar="MM", help="of NSD, for all classes or as liver=2,tumour=1 [1]")
     parser.add_argument("--empty", metavar="POLICY", help="what empty masks count: standard or exclude [standard]")
+    parser.add_argument(
+        "--metrics", metavar="NAME,...", help="besides the default ones, e.g. surface_elements,hd99_mm or all"
+    )
     parser.add_argument(
         "--scans", type=Path, metavar="DIR", help="scans named after the cases, to be shown in the report"
     )

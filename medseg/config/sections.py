@@ -152,6 +152,8 @@ class EvaluateSection(Section):
     """Write a label map per case and class of where the mask is right, too much and too little."""
     report: bool = True
     """Make report.html and report.md beside the scores; scans appear in it only with ``tracking.images``."""
+    metrics: tuple[str, ...] = ()
+    """What to compute besides the default metrics: groups such as surface_elements or instances, single ones, or all."""
 
 
 class DistilSection(Section):

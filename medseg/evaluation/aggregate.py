@@ -13,7 +13,7 @@ import numpy as np
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.intervals import mean_interval, median_interval
 from medseg.evaluation.policy import EmptyPolicy, counted_value, policy_table
-from medseg.evaluation.registry import METRICS, Metric
+from medseg.evaluation.registry import CASE_METRICS, METRICS, Metric, known_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,11 @@ def _summarise_class(name: str, rows: Sequence[tuple[str, ClassScores]], policy:
         "cases": len(rows),
         **{situation: situations.count(situation) for situation in ("present", "missed", "spurious", "both_empty")},
     }
+    metrics = known_metrics(rows[0][1].values) if rows else METRICS
     return ClassSummary(
         class_name=name,
         counts=counts,
-        metrics={metric.name: _summarise_metric(metric, rows, policy) for metric in METRICS},
+        metrics={metric.name: _summarise_metric(metric, rows, policy) for metric in metrics},
     )
 
 
@@ -102,8 +103,28 @@ class _Counted:
 
     value: float
     patient: str
-    failed: bool
-    worst: float
+    failed: bool = False
+    worst: float = math.nan
+
+
+def summarise_whole(
+    values: Mapping[str, Mapping[str, float | None]], patients: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Over the cases, the metrics of all classes together: metric name to a summary's plain values.
+
+    Args:
+        values: case id to metric name to its value, None where it is undefined.
+        patients: as in :func:`summarise`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for metric in CASE_METRICS:
+        own = [
+            _Counted(value, (patients or {}).get(case_id, case_id))
+            for case_id in sorted(values)
+            if (value := values[case_id][metric.name]) is not None
+        ]
+        found[metric.name] = _summary(own, [one.value for one in own], fails=False, bounds=(0.0, 1.0)).plain()
+    return found
 
 
 def _summarise_metric(metric: Metric, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> Summary:
@@ -117,21 +138,25 @@ def _summarise_metric(metric: Metric, rows: Sequence[tuple[str, ClassScores]], p
         counted.append(_Counted(counts, patient, failed, worst))
         defined.append(value)
     kept = [one for one in counted if not math.isnan(one.value)]
-    return _summary(kept, [value for value in defined if not math.isnan(value)], metric, policy)
+    return _summary(
+        kept,
+        [value for value in defined if not math.isnan(value)],
+        fails=_counts_failures(metric.name, policy),
+        bounds=_BOUNDS.get(metric.worst or "", (-math.inf, math.inf)),
+    )
 
 
-def _summary(counted: list[_Counted], defined: list[float], metric: Metric, policy: EmptyPolicy) -> Summary:
+def _summary(counted: list[_Counted], defined: list[float], *, fails: bool, bounds: tuple[float, float]) -> Summary:
     n, n_defined = len(counted), len(defined)
     if not n:
         return Summary(n=0, n_imputed=0)
     values, patients = [one.value for one in counted], [one.patient for one in counted]
-    fails = _counts_failures(metric.name, policy)
     mean = mean_interval(
         values,
         patients,
         failed=[one.failed for one in counted] if fails else None,
         worst=_mean([one.worst for one in counted]) if fails else None,
-        bounds=_BOUNDS.get(metric.worst or "", (-math.inf, math.inf)),
+        bounds=bounds,
     )
     median = median_interval(values, patients)
     q1, middle, q3 = (float(q) for q in np.percentile(values, (25.0, 50.0, 75.0)))
@@ -162,9 +187,9 @@ _BOUNDS = {"zero": (0.0, 1.0), "diagonal": (0.0, math.inf)}
 @cache
 def _counts_failures(name: str, policy: EmptyPolicy) -> bool:
     """Whether a structure that one mask alone has counts the metric's worst value, so that one not seen yet would too."""
-    words = policy_table(policy)[name]
-    has_worst = next(metric.worst for metric in METRICS if metric.name == name) is not None
-    return has_worst and any(words[situation] != "left out" for situation in ("missed", "spurious"))
+    metric = known_metrics([name])
+    words = policy_table(policy, metric)[name]
+    return metric[0].worst is not None and any(words[situation] != "left out" for situation in ("missed", "spurious"))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -185,10 +210,10 @@ def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, ob
         Metric name to ``mean`` (None if no class has one), ``mean_defined`` and ``classes``.
     """
     result: dict[str, dict[str, object]] = {}
-    for metric in METRICS:
+    for metric in known_metrics(dict.fromkeys(name for summary in summaries for name in summary.metrics)):
         if metric.better is None:
             continue
-        found = {s.class_name: s.metrics[metric.name] for s in summaries}
+        found = {s.class_name: s.metrics[metric.name] for s in summaries if metric.name in s.metrics}
         means = {name: summary.mean for name, summary in found.items() if summary.mean is not None}
         defined = [summary.mean_defined for summary in found.values() if summary.mean_defined is not None]
         result[metric.name] = {

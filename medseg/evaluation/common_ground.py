@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from medseg.errors import InputError
 from medseg.evaluation.policy import POLICIES
-from medseg.evaluation.registry import METRICS
+from medseg.evaluation.registry import METRICS, find_metric, known_metrics
 from medseg.evaluation.runs import ScoredRun
 
 MEAN = "mean"
 """Stands where a class's name does, for each case's mean over the classes it has a value of."""
-_METRICS = {metric.name: metric for metric in METRICS}
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -58,7 +57,7 @@ class Field:
         table = np.array([[own.get(case, math.nan) for case in self.cases] for own in found])
         absent = np.array([[case in run.absent.get(class_name, ()) for case in self.cases] for run in self.runs])
         alarm = ~np.isnan(table).all(axis=0)
-        table[np.isnan(table) & absent & alarm] = 0.0 if _METRICS[metric].worst == "diagonal" else 1.0
+        table[np.isnan(table) & absent & alarm] = 0.0 if known_metrics([metric])[0].worst == "diagonal" else 1.0
         table[:, np.isnan(table).any(axis=0)] = math.nan
         return table
 
@@ -152,8 +151,9 @@ def _shared_metrics(
 
 
 def _metric_fault(runs: Sequence[ScoredRun], name: str, class_names: Sequence[str]) -> str | None:
-    if name not in _METRICS or _METRICS[name].better is None:
-        known = ", ".join(metric.name for metric in METRICS if metric.better)
+    metric = find_metric(name)
+    if metric is None or metric.better is None:
+        known = ", ".join(one.name for one in METRICS if one.better)
         return f"is no metric that can be compared, expected one of {known}"
     if missing := [run.name for run in runs if name not in run.values]:
         return f"is not in the scores of {', '.join(missing)}; run medseg evaluate again"

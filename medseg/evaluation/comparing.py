@@ -13,7 +13,7 @@ import numpy as np
 
 from medseg.evaluation.bootstrap import paired_effect
 from medseg.evaluation.common_ground import MEAN, Field, FloatArray, comparable
-from medseg.evaluation.registry import METRICS
+from medseg.evaluation.registry import known_metrics
 from medseg.evaluation.runs import read_run
 from medseg.evaluation.signflip import sign_flip
 
@@ -21,7 +21,6 @@ LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.8
 BOOTSTRAP_SEED = 1979
-_METRICS = {metric.name: metric for metric in METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +195,7 @@ def _difference(
 ) -> PairDifference:
     first, second = sides
     effect = paired_effect((second - first).tolist(), patients, level=LEVEL, seed=BOOTSTRAP_SEED)
-    sign = 1 if _METRICS[column[0]].better == "higher" else -1
+    sign = 1 if known_metrics([column[0]])[0].better == "higher" else -1
     margin = tie_margin(column[0])
     gains = sign * (second - first)
     wins, losses = int((gains > margin).sum()), int((gains < -margin).sum())

@@ -122,6 +122,7 @@ def manifest_set(
         tolerance_mm=section.tolerance_mm,
         empty=section.empty,
         aliases=manifest.aliases,
+        metrics=section.metrics,
     )
     pairs = manifest_pairs(manifest, cases, predictions=predictions, data_root=data_root, allow_outside=allow_outside)
     several = sum(len(case.labels) > 1 for case in cases)
@@ -148,11 +149,12 @@ def folder_set(
     ignore: int | None = None,
     tolerance: str | None = None,
     empty: str | None = None,
+    metrics: str | None = None,
 ) -> CaseSet:
     """Two folders of label maps, with labels and tolerance as the command line spells them.
 
     Raises:
-        UsageError: labels, tolerance or policy make no sense.
+        UsageError: labels, tolerance, policy or metrics make no sense.
         InputError: see :func:`~medseg.evaluation.matching.match_folders`.
     """
     protocol = make_protocol(
@@ -160,5 +162,6 @@ def folder_set(
         ignore=ignore,
         tolerance_mm=parse_tolerance(tolerance) if tolerance is not None else 1.0,
         empty=empty or "standard",
+        metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics else (),
     )
     return CaseSet(name=name, pairs=match_folders(predictions, references), protocol=protocol)

@@ -16,12 +16,14 @@ A value that is defined is never changed: Dice of a missed structure is 0 under 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medseg.evaluation.pair import MaskPair, Situation
 from medseg.evaluation.registry import METRICS, Metric
+from medseg.evaluation.reliability import ProbabilityMap
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,24 @@ def counted_value(value: float, worst: float, situation: Situation, policy: Empt
     return value
 
 
-def policy_table(policy: EmptyPolicy) -> dict[str, dict[str, str]]:
+def policy_table(policy: EmptyPolicy, metrics: Sequence[Metric] = METRICS) -> dict[str, dict[str, str]]:
     """What each metric counts in each situation, found by computing it there: metric name to situation to words."""
-    empty, full = np.zeros((2, 2), dtype=np.bool_), np.ones((2, 2), dtype=np.bool_)
+    empty, full = np.zeros((4, 4), dtype=np.bool_), np.zeros((4, 4), dtype=np.bool_)
+    full[1:3, 1:3] = True
     pairs = {
-        name: MaskPair(prediction, reference, spacing_mm=(1.0, 1.0))
+        name: MaskPair(
+            prediction,
+            reference,
+            spacing_mm=(1.0, 1.0),
+            probability=ProbabilityMap(np.full((4, 4), 0.5), (slice(None), slice(None))),
+        )
         for name, prediction, reference in (
             ("both_empty", empty, empty),
             ("missed", empty, full),
             ("spurious", full, empty),
         )
     }
-    return {metric.name: {name: _words(metric, pair, policy) for name, pair in pairs.items()} for metric in METRICS}
+    return {metric.name: {name: _words(metric, pair, policy) for name, pair in pairs.items()} for metric in metrics}
 
 
 def _words(metric: Metric, pair: MaskPair, policy: EmptyPolicy) -> str:

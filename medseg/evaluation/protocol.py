@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from medseg.errors import UsageError
 from medseg.evaluation.policy import POLICIES, EmptyPolicy
+from medseg.evaluation.registry import choose_metrics, metric_names
 from medseg.imaging.structures import Naming
 
 
@@ -20,6 +21,7 @@ class Protocol:
         tolerance_mm: NSD's tolerance of every class but the background.
         policy: what undefined values count for in a mean.
         aliases: class name to other names by which files of named structures (DICOM-SEG, RTSTRUCT, .seg.nrrd) know it.
+        metrics: names of what is computed, in the order of the tables' columns.
     """
 
     labels: Mapping[str, tuple[int, ...]]
@@ -27,6 +29,7 @@ class Protocol:
     tolerance_mm: Mapping[str, float]
     policy: EmptyPolicy
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = metric_names()
 
     @property
     def naming(self) -> Naming:
@@ -45,6 +48,7 @@ class Protocol:
             "ignore": self.ignore,
             "tolerance_mm": dict(self.tolerance_mm),
             "empty": self.policy.name,
+            "metrics": list(self.metrics),
         }
 
 
@@ -55,6 +59,7 @@ def make_protocol(
     tolerance_mm: float | Mapping[str, float] = 1.0,
     empty: str = "standard",
     aliases: Mapping[str, tuple[str, ...]] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Protocol:
     """Checks the settings and fills in a tolerance for every class.
 
@@ -64,9 +69,10 @@ def make_protocol(
         tolerance_mm: one for all classes, or one for each.
         empty: name of a policy for empty masks.
         aliases: other names of classes in files of named structures.
+        metrics: what to compute besides the default ones; see :func:`~medseg.evaluation.registry.choose_metrics`.
 
     Raises:
-        UsageError: no class, an unknown policy, or tolerances that do not fit the classes.
+        UsageError: no class, an unknown policy or metric, or tolerances that do not fit the classes.
     """
     class_names = tuple(labels)[1:]
     if not class_names:
@@ -79,6 +85,7 @@ def make_protocol(
         tolerance_mm=_tolerances(class_names, tolerance_mm),
         policy=POLICIES[empty],
         aliases=dict(aliases or {}),
+        metrics=choose_metrics(metrics),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg.evaluation.common_ground import MEAN, Field, FloatArray
 from medseg.evaluation.comparing import BOOTSTRAP_SEED
-from medseg.evaluation.registry import METRICS
+from medseg.evaluation.registry import known_metrics
 
 RESAMPLES = 2000
 _CHUNK = 500
@@ -56,7 +56,7 @@ def rank_runs(field: Field, metric: str) -> Ranking | None:
     known = ~np.isnan(table[0])
     if not known.any():
         return None
-    sign = 1.0 if next(one.better for one in METRICS if one.name == metric) == "higher" else -1.0
+    sign = 1.0 if known_metrics([metric])[0].better == "higher" else -1.0
     patients = np.array([field.patients[case] for case in field.cases])[known]
     means = table[:, known].mean(axis=1)
     drawn = _resampled(table[:, known], patients)

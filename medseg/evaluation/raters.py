@@ -24,7 +24,7 @@ from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.pair import Situation
 from medseg.evaluation.policy import EmptyPolicy, counted_value
 from medseg.evaluation.protocol import Protocol
-from medseg.evaluation.registry import METRICS, Metric
+from medseg.evaluation.registry import Metric, known_metrics
 from medseg.evaluation.signflip import sign_flip
 from medseg.imaging import LabelMap, grid_difference, read_label_map, to_classes, write_label_map
 from medseg.imaging.formats import format_of
@@ -178,7 +178,7 @@ def _mean_row(rows: Sequence[ClassScores], policy: EmptyPolicy) -> ClassScores:
         false_positive=mean_count("false_positive"),
         false_negative=mean_count("false_negative"),
         diagonal_mm=rows[0].diagonal_mm,
-        values={metric.name: _mean_value(metric, rows, policy) for metric in METRICS},
+        values={metric.name: _mean_value(metric, rows, policy) for metric in known_metrics(rows[0].values)},
     )
 
 
@@ -220,8 +220,9 @@ def human_band(
     if not cases:
         return {}
     classes: dict[str, dict[str, Any]] = {}
+    metrics = known_metrics(next(row.values for found in rows.values() for row in found))
     for class_name in class_names:
-        for metric in METRICS:
+        for metric in metrics:
             if metric.better is None:
                 continue
             human, model = (_per_case(rated, rows, class_name, metric, policy, human=side) for side in (True, False))

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.durable import sha256_bytes, sha256_json, write_json, write_text
-from medseg.evaluation.aggregate import ClassSummary, mean_of_classes
+from medseg.evaluation.aggregate import ClassSummary, mean_of_classes, summarise_whole
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.identity import code_sha256, definitions, versions
+from medseg.evaluation.lesions import pooled_lesions
 from medseg.evaluation.protocol import Protocol
-from medseg.evaluation.registry import metric_names
 from medseg.evaluation.subgroups import Groups, summarise_groups
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Scores:
         patients: case id to its patient; empty where each case is another's, or nobody knows.
         groups: column to case id to its value, see ``medseg.evaluation.subgroups``.
         raters: what ``medseg.evaluation.raters`` found, as plain values; empty where no case has several references.
+        whole: case id to the metrics of all its classes together.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Scores:
     patients: Mapping[str, str] = field(default_factory=dict)
     groups: Groups = field(default_factory=dict)
     raters: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def expected(self) -> int:
@@ -98,7 +100,7 @@ def cases_csv(scores: Scores) -> str:
     """One line per case and class: situation, voxel counts, every metric; an undefined value is an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("case", "patient", "class", "situation", *_COUNTS, "image_diagonal_mm", *metric_names()))
+    writer.writerow(("case", "patient", "class", "situation", *_COUNTS, "image_diagonal_mm", *scores.protocol.metrics))
     for row in case_table(scores):
         writer.writerow(["" if value is None else value for value in row.values()])
     return stream.getvalue()
@@ -115,7 +117,7 @@ def case_table(scores: Scores) -> list[dict[str, str | int | float | None]]:
             "situation": row.situation,
             **{name: getattr(row, name) for name in _COUNTS},
             "image_diagonal_mm": row.diagonal_mm,
-            **{name: row.values[name] for name in metric_names()},
+            **{name: row.values[name] for name in scores.protocol.metrics},
         }
         for case_id in sorted(scores.rows)
         for row in scores.rows[case_id]
@@ -146,10 +148,12 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
             for summary in scores.classes
         },
         "mean_of_classes": mean_of_classes(scores.classes),
+        "all_classes": summarise_whole(scores.whole, scores.patients),
         "groups": scores.by_group(),
         "raters": dict(scores.raters),
+        **({"lesions": pooled} if (pooled := pooled_lesions(scores.rows, scores.protocol.class_names)) else {}),
         "notes": list(scores.notes),
-        "definitions": definitions(scores.protocol.policy),
+        "definitions": definitions(scores.protocol.policy, scores.protocol.metrics),
         "identity": {
             **{f"{name}_sha256": value for name, value in scores.identity().items()},
             "references": {case: pair[1] for case, pair in sorted(scores.inputs.items())},

@@ -13,10 +13,9 @@ from typing import Any
 from medseg.durable import read_json, sha256_bytes
 from medseg.errors import DamagedFileError, InputError, UsageError
 from medseg.evaluation.policy import POLICIES, EmptyPolicy, counted_value
-from medseg.evaluation.registry import METRICS
+from medseg.evaluation.registry import find_metric
 
 NEWEST_FORMAT = 2
-_BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +116,13 @@ def read_run(folder: Path, *, name: str | None = None) -> ScoredRun:
 
 def _values(rows: list[dict[str, str]], content: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     policy = POLICIES[content["definitions"]["empty_masks"]["policy"]]
-    names = [name for name in _BY_NAME if rows and name in rows[0] and _BY_NAME[name].better is not None]
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    metrics = [one for name in (rows[0] if rows else ()) if (one := find_metric(name)) and one.better is not None]
+    found: dict[str, dict[str, dict[str, float]]] = {metric.name: {} for metric in metrics}
     for row in rows:
         diagonal = float(row["image_diagonal_mm"])
-        for name in names:
-            raw = float(row[name]) if row[name] else math.nan
-            value = counted_value(raw, _BY_NAME[name].worst_value(diagonal), row["situation"], policy)  # type: ignore[arg-type]
+        for metric in metrics:
+            raw = float(row[metric.name]) if row[metric.name] else math.nan
+            value = counted_value(raw, metric.worst_value(diagonal), row["situation"], policy)  # type: ignore[arg-type]
             if not math.isnan(value):
-                found[name].setdefault(row["class"], {})[row["case"]] = value
+                found[metric.name].setdefault(row["class"], {})[row["case"]] = value
     return found

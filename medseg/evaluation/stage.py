@@ -11,14 +11,23 @@ from pathlib import Path
 from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
 from medseg.errors import InputError, ScanError
 from medseg.evaluation.aggregate import summarise
-from medseg.evaluation.case import CaseTask, ClassScores, FileState, file_stamp, score_case
+from medseg.evaluation.case import (
+    CaseScores,
+    CaseTask,
+    ClassScores,
+    FileState,
+    file_stamp,
+    needs_probabilities,
+    score_case,
+)
 from medseg.evaluation.error_maps import write_beside_scores
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.identity import settings_sha256
 from medseg.evaluation.matching import CasePaths
+from medseg.evaluation.probabilities import find_probabilities
 from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.raters import RatedPair, consensus_pairs, human_band, mean_rows, rated_pairs
-from medseg.evaluation.registry import metric_names
+from medseg.evaluation.registry import CASE_METRICS
 from medseg.evaluation.report import Scores, write_scores
 from medseg.runner.pool import Outcome, RunCases, run_cases
 from medseg.runner.progress import CaseProgress
@@ -30,11 +39,31 @@ logger = logging.getLogger(__name__)
 _MEMORY_PER_CASE_BYTES = 1536 * 1024**2
 # Below this many cases, starting workers costs more than they save.
 _FEW_CASES = 4
-_CASE_FORMAT = 1
+_CASE_FORMAT = 2
+_CASE_NAMES = tuple(metric.name for metric in CASE_METRICS)
 
-Files = tuple[FileState, FileState]
 Rows = tuple[ClassScores, ...]
 Labelled = tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """A case's two label maps, and the probability map where there is one that is needed."""
+
+    prediction: FileState
+    reference: FileState
+    probabilities: FileState | None = None
+
+    @property
+    def pair_sha256(self) -> tuple[str, str]:
+        """Of prediction and reference."""
+        return self.prediction.sha256, self.reference.sha256
+
+    @property
+    def sha256(self) -> list[str]:
+        """Of each file that is there."""
+        found = (self.prediction, self.reference, self.probabilities)
+        return [state.sha256 for state in found if state is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +142,13 @@ def run_evaluate(
             missing=tuple(pair.case_id for pair in pairs if pair.prediction is None and pair.fault is None),
             extra=tuple(pair.case_id for pair in pairs if pair.reference is None and pair.fault is None),
             failed=found.failed,
-            inputs={case_id: (found.files[case_id][0].sha256, found.files[case_id][1].sha256) for case_id in rows},
+            inputs={case_id: found.files[case_id].pair_sha256 for case_id in rows},
             protocol=protocol,
-            notes=tuple(cases.notes),
+            notes=(*cases.notes, *_notes(protocol, [found.files[case_id] for case_id in rows])),
             patients=cases.patients,
             groups=cases.groups,
             raters=band,
+            whole={case_id: found.cases[case_id].values for case_id in rows},
         )
         write_scores(scores, output)
         write_beside_scores(pairs, scores.inputs, protocol=protocol, output=output, error_maps=error_maps)
@@ -142,44 +172,70 @@ def _each(
 
 @dataclass(frozen=True)
 class _Found:
-    """What scoring pairs gave: their rows, why others have none, the files, and how many rows were there before."""
+    """What scoring pairs gave: their scores, why others have none, the files, and how many scores were there before."""
 
-    rows: dict[str, Rows]
+    cases: dict[str, CaseScores]
     failed: dict[str, str]
-    files: dict[str, Files]
+    files: dict[str, _Files]
     kept: int
+
+    @property
+    def rows(self) -> dict[str, Rows]:
+        """The rows alone."""
+        return {case_id: case.rows for case_id, case in self.cases.items()}
 
 
 def _score_pairs(
     pairs: Sequence[CasePaths], protocol: Protocol, folder: Path, processes: int | None, run: RunCases | None
 ) -> _Found:
     """Scores the pairs whose rows are not in ``folder`` yet, and puts them there."""
-    store = _RowStore(folder, settings_sha256(protocol))
-    files, failed = _hash_all(pairs)
+    store = _RowStore(folder, settings_sha256(protocol), protocol.metrics)
+    files, failed = _hash_all(pairs, probabilities=needs_probabilities(protocol.metrics))
     labelled = {pair.case_id: pair.labelled for pair in pairs}
     stored = {case_id: store.read(case_id, files[case_id], labelled[case_id]) for case_id in files}
-    rows = {case_id: kept for case_id, kept in stored.items() if kept is not None}
-    kept_count = len(rows)
-    waiting = {case_id: pair for case_id, pair in files.items() if case_id not in rows}
+    done = {case_id: kept for case_id, kept in stored.items() if kept is not None}
+    kept_count = len(done)
+    waiting = {case_id: pair for case_id, pair in files.items() if case_id not in done}
     for outcome in _score_all(waiting, labelled, protocol, processes, run, done=kept_count):
         if outcome.value is None:
             failed[outcome.case_id] = " ".join(str(outcome.error).split())
         else:
             store.write(outcome.case_id, files[outcome.case_id], labelled[outcome.case_id], outcome.value)
-            rows[outcome.case_id] = outcome.value
-    return _Found(rows, failed, files, kept_count)
+            done[outcome.case_id] = outcome.value
+    return _Found(done, failed, files, kept_count)
 
 
-def _hash_all(cases: Sequence[CasePaths]) -> tuple[dict[str, Files], dict[str, str]]:
-    """Both files of every complete pair hashed, and why the others can't be."""
+def _notes(protocol: Protocol, files: Sequence[_Files]) -> tuple[str, ...]:
+    """What of the chosen metrics can't be told."""
+    without = sum(own.probabilities is None for own in files)
+    if not (needs_probabilities(protocol.metrics) and without):
+        return ()
+    note = (
+        f"{without} of {len(files)} cases have no probability map: calibration and the lesions' confidence are undefined "
+        "there; medseg infer --probabilities writes them"
+    )
+    logger.warning("%s", note)
+    return (note,)
+
+
+def _hash_all(cases: Sequence[CasePaths], *, probabilities: bool) -> tuple[dict[str, _Files], dict[str, str]]:
+    """The files of every complete pair hashed, and why the others can't be."""
     failed = {case.case_id: case.fault for case in cases if case.fault is not None}
     pairs = [(c.case_id, c.prediction, c.reference) for c in cases if c.prediction and c.reference and not c.fault]
-    files: dict[str, Files] = {}
+    files: dict[str, _Files] = {}
     with ThreadPoolExecutor(available_cores()) as threads:  # hashing lets go of the interpreter's lock
-        jobs = [(case_id, [threads.submit(_hashed, path, case_id) for path in pair]) for case_id, *pair in pairs]
-        for case_id, (prediction, reference) in jobs:
+        jobs = []
+        for case_id, *pair in pairs:
+            extra = find_probabilities(pair[0], case_id) if probabilities else None
+            jobs.append(
+                (case_id, [threads.submit(_hashed, path, case_id) for path in (*pair, *([extra] if extra else []))])
+            )
+        for case_id, futures in jobs:
             try:
-                files[case_id] = prediction.result(), reference.result()
+                prediction, reference, *more = (future.result() for future in futures)
+                files[case_id] = _Files(
+                    prediction=prediction, reference=reference, probabilities=more[0] if more else None
+                )
             except ScanError as error:
                 failed[case_id] = str(error)
     return files, failed
@@ -197,26 +253,27 @@ def _hashed(path: Path, case_id: str) -> FileState:
 
 
 def _score_all(
-    files: Mapping[str, Files],
+    files: Mapping[str, _Files],
     labelled: Mapping[str, Labelled],
     protocol: Protocol,
     processes: int | None,
     run: RunCases | None,
     *,
     done: int,
-) -> Iterator[Outcome[Rows]]:
+) -> Iterator[Outcome[CaseScores]]:
     tasks = [
         (
             case_id,
             CaseTask(
                 case_id=case_id,
-                prediction=prediction,
-                reference=reference,
+                prediction=own.prediction,
+                reference=own.reference,
                 protocol=protocol,
                 labelled=labelled[case_id],
+                probabilities=own.probabilities,
             ),
         )
-        for case_id, (prediction, reference) in sorted(files.items())
+        for case_id, own in sorted(files.items())
     ]
     if processes is None:
         processes = 1 if len(tasks) < _FEW_CASES else default_processes(_MEMORY_PER_CASE_BYTES)
@@ -230,40 +287,37 @@ def _score_all(
 class _RowStore:
     """One small JSON file per case, which says by its key what it was made of."""
 
-    def __init__(self, folder: Path, settings: str) -> None:
-        self._folder, self._settings = folder, settings
+    def __init__(self, folder: Path, settings: str, metrics: tuple[str, ...]) -> None:
+        self._folder, self._settings, self._metrics = folder, settings, metrics
         remove_stale_temporaries(folder)
 
     def _path(self, case_id: str) -> Path:
         return self._folder / f"{case_id}.json"
 
-    def _key(self, files: Files, labelled: Labelled) -> str:
+    def _key(self, files: _Files, labelled: Labelled) -> str:
         partly = [] if labelled is None else [list(labelled)]
-        return sha256_json([_CASE_FORMAT, self._settings, files[0].sha256, files[1].sha256, *partly])
+        return sha256_json([_CASE_FORMAT, self._settings, files.sha256, *partly])
 
-    def write(self, case_id: str, files: Files, labelled: Labelled, rows: Rows) -> None:
-        plain = [asdict(row) for row in rows]
+    def write(self, case_id: str, files: _Files, labelled: Labelled, case: CaseScores) -> None:
+        plain = {"rows": [asdict(row) for row in case.rows], "all_classes": dict(case.values)}
         content = {
             "format": _CASE_FORMAT,
             "key": self._key(files, labelled),
-            "rows": plain,
-            "rows_sha256": sha256_json(plain),
+            **plain,
+            "scores_sha256": sha256_json(plain),
         }
         write_json(self._path(case_id), content)
 
-    def read(self, case_id: str, files: Files, labelled: Labelled) -> Rows | None:
-        """The case's rows, or None where there are none, or they are of something else or damaged."""
+    def read(self, case_id: str, files: _Files, labelled: Labelled) -> CaseScores | None:
+        """The case's scores, or None where there are none, or they are of something else or damaged."""
         try:
             content = read_json(self._path(case_id))
-            if content["key"] != self._key(files, labelled) or content["rows_sha256"] != sha256_json(content["rows"]):
+            plain = {name: content[name] for name in ("rows", "all_classes")}
+            if content["key"] != self._key(files, labelled) or content["scores_sha256"] != sha256_json(plain):
                 return None
-            return tuple(_row(plain) for plain in content["rows"])
+            rows = tuple(ClassScores(**row) for row in plain["rows"])  # a wrong field is a TypeError
+            if any(tuple(row.values) != self._metrics for row in rows) or tuple(plain["all_classes"]) != _CASE_NAMES:
+                return None
+            return CaseScores(rows=rows, values=plain["all_classes"])
         except (InputError, KeyError, TypeError, ValueError):
             return None
-
-
-def _row(plain: dict[str, object]) -> ClassScores:
-    row = ClassScores(**plain)  # type: ignore[arg-type]  # a wrong field is a TypeError, and the case is scored again
-    if tuple(row.values) != metric_names():
-        raise ValueError("other metrics")
-    return row

@@ -9,7 +9,7 @@ from medseg.errors import UsageError
 from medseg.evaluation.aggregate import ClassSummary, summarise
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.policy import EmptyPolicy
-from medseg.evaluation.registry import METRICS
+from medseg.evaluation.registry import known_metrics
 from medseg.manifest import Case
 
 LEAST_PATIENTS = 5
@@ -116,7 +116,7 @@ def _column(
 def _worst(found: Mapping[str, Sequence[ClassSummary]]) -> dict[str, dict[str, Any]]:
     worst: dict[str, dict[str, Any]] = {}
     for position, summary in enumerate(next(iter(found.values()), ())):
-        for metric in METRICS:
+        for metric in known_metrics(summary.metrics):
             if metric.better is None:
                 continue
             means = {value: own[position].metrics[metric.name].mean for value, own in found.items()}

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medseg.evaluation.lattice import Method, nearest_distances
+from medseg.evaluation.masks import ClassMask, boundary_indices
+from medseg.evaluation.postprocessing import bounding_box
+
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 # On a voxel lattice many distances equal the tolerance exactly, but for rounding: without this slack NSD of one organ at a
 # tolerance of one voxel was .39 or .50, depending on the order of the float operations.
 TOLERANCE_SLACK_MM = 1e-4
-
-# Measured CPU costs: k-d tree per voxel looked up and per voxel in the trees, both distance transforms per voxel of the box.
-_TREE_QUERY_US, _TREE_BUILD_US, _TRANSFORMS_US = 0.8, 0.3, 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    prediction: BoolArray, reference: BoolArray, *, spacing_mm: Sequence[float], method: str = "auto"
+    prediction: BoolArray, reference: BoolArray, *, spacing_mm: Sequence[float], method: Method = "auto"
 ) -> SurfaceDistances:
     """Both directions of surface distances between two masks.
 
@@ -55,80 +56,33 @@ def surface_distances(
             outside, so all of them are surface.
         reference: one of the same shape.
         spacing_mm: voxel size per axis of the arrays.
-        method: "tree" (k-d tree), "transform" (distance transform) or "auto", the one that costs less. All are exact.
+        method: see :func:`~medseg.evaluation.lattice.nearest_distances`. All are exact.
 
     Returns:
         float64 distances; infinite where the other mask is empty.
     """
-    box = _union_box(prediction | reference)
+    box = bounding_box(prediction | reference)
     if box is None:
         return SurfaceDistances(np.zeros(0), np.zeros(0))
-    edge_p, edge_r = boundary(prediction[box]), boundary(reference[box])
-    count_p, count_r = int(np.count_nonzero(edge_p)), int(np.count_nonzero(edge_r))
-    if not count_p or not count_r:
-        return SurfaceDistances(np.full(count_p, math.inf), np.full(count_r, math.inf))
-    # Voxels on both surfaces have distance 0: nothing to look up.
-    only_p, only_r = edge_p & ~edge_r, edge_r & ~edge_p
-    queries = int(np.count_nonzero(only_p)) + int(np.count_nonzero(only_r))
-    if method == "auto":
-        tree_us = _TREE_QUERY_US * queries + _TREE_BUILD_US * (count_p + count_r)
-        method = "tree" if tree_us < _TRANSFORMS_US * edge_p.size else "transform"
-    nearest = _nearest_by_tree if method == "tree" else _nearest_by_transform
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    return mask_distances(ClassMask(prediction[box]), ClassMask(reference[box]), spacing_mm=spacing_mm, method=method)
+
+
+def mask_distances(
+    prediction: ClassMask, reference: ClassMask, *, spacing_mm: Sequence[float], method: Method = "auto"
+) -> SurfaceDistances:
+    """As :func:`surface_distances`, of masks that are cropped already."""
+    edge_p, edge_r = boundary_indices(prediction), boundary_indices(reference)
     return SurfaceDistances(
-        _with_zeros(nearest(only_p, edge_r, spacing), count_p), _with_zeros(nearest(only_r, edge_p, spacing), count_r)
+        nearest_distances(edge_p, edge_r, shape=prediction.shape, spacing_mm=spacing_mm, method=method),
+        nearest_distances(edge_r, edge_p, shape=prediction.shape, spacing_mm=spacing_mm, method=method),
     )
 
 
 def boundary(mask: BoolArray) -> BoolArray:
     """Foreground voxels with a face neighbour outside the mask; the array's border counts as outside. Empty stays empty."""
-    inner = mask.copy()
-    for axis in range(mask.ndim):
-        moved, base = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        moved[1:] &= base[:-1]
-        moved[:-1] &= base[1:]
-        moved[:1] = False
-        moved[-1:] = False
-    return mask ^ inner
-
-
-def _union_box(union: BoolArray) -> tuple[slice, ...] | None:
-    box = []
-    for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        hit = np.flatnonzero(union.any(axis=others))
-        if not hit.size:
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
-
-
-def _with_zeros(distances: FloatArray, count: int) -> FloatArray:
-    full = np.zeros(count)
-    full[: distances.size] = distances
-    return full
-
-
-def _nearest_by_tree(queries: BoolArray, surface: BoolArray, spacing: FloatArray) -> FloatArray:
-    from scipy.spatial import KDTree
-
-    points = np.argwhere(queries) * spacing
-    if not points.size:
-        return np.zeros(0)
-    tree = KDTree(np.argwhere(surface) * spacing, leafsize=32, balanced_tree=False, compact_nodes=False)
-    return np.asarray(tree.query(points)[0], dtype=np.float64)
-
-
-def _nearest_by_transform(queries: BoolArray, surface: BoolArray, spacing: FloatArray) -> FloatArray:
-    from scipy.ndimage import distance_transform_edt
-
-    points = np.nonzero(queries)
-    # Only the nearest voxel's index is asked for: a quarter of the memory that the full distance image takes.
-    nearest = distance_transform_edt(~surface, sampling=spacing, return_distances=False, return_indices=True)
-    squares = np.zeros(points[0].size)
-    for axis, coordinates in enumerate(points):
-        squares += ((coordinates - nearest[axis][points]) * spacing[axis]) ** 2
-    return np.sqrt(squares)
+    found = np.zeros(mask.shape, np.bool_)
+    found.reshape(-1)[boundary_indices(ClassMask(mask))] = True
+    return found
 
 
 def hausdorff(distances: SurfaceDistances) -> float:
@@ -151,6 +105,26 @@ def hausdorff_percentile(distances: SurfaceDistances, *, percent: float = 95.0) 
         return math.nan
     directed = (np.percentile(d, percent) for d in (distances.to_reference, distances.to_prediction))
     return float(max(directed))
+
+
+def hausdorff_percentile_pooled(distances: SurfaceDistances, *, percent: float = 95.0) -> float:
+    """The percentile of the distances of both directions in one list, in mm, 0 is best; what medpy calls HD95 at 95.
+
+    Any mask empty: NaN (undefined).
+    """
+    if not distances.defined:
+        return math.nan
+    return float(np.percentile(np.concatenate([distances.to_reference, distances.to_prediction]), percent))
+
+
+def mean_average(distances: SurfaceDistances) -> float:
+    """Mean average surface distance (MASD) in mm, 0 is best: the mean of the two directed mean distances.
+
+    Unlike ASSD both masks weigh the same, however large their surfaces. Any mask empty: NaN (undefined).
+    """
+    if not distances.defined:
+        return math.nan
+    return float((distances.to_reference.mean() + distances.to_prediction.mean()) / 2)
 
 
 def average_symmetric(distances: SurfaceDistances) -> float:

@@ -32,8 +32,8 @@ def report(tmp_path, save_mask):
 def test_metrics_json(report, tmp_path):
     content = json.loads((tmp_path / "s" / "metrics.json").read_text())
     assert list(content) == [
-        "format", "name", "cases", "labels", "ignore", "tolerance_mm", "classes", "mean_of_classes", "groups",
-        "raters", "notes", "definitions", "identity",
+        "format", "name", "cases", "labels", "ignore", "tolerance_mm", "classes", "mean_of_classes", "all_classes",
+        "groups", "raters", "notes", "definitions", "identity",
     ]  # fmt: skip
     assert content["format"] == 2
     liver, tumour = content["classes"]["liver"], content["classes"]["tumour"]
@@ -45,6 +45,8 @@ def test_metrics_json(report, tmp_path):
     assert liver["metrics"]["hd_mm"]["mean_defined"] == 1.0
     assert liver["metrics"]["hd_mm"]["n_imputed"] == 1
     assert tumour["metrics"]["dice"]["n"] == 1
+    # Of 216 voxels 1 and 16 are wrong in the first case, 64 in the second.
+    assert content["all_classes"]["pixel_accuracy"]["mean"] == pytest.approx((199 / 216 + 152 / 216) / 2, rel=1e-12)
     assert content["notes"] == ["a note"]
     assert content["identity"]["cases_csv_sha256"] == sha256_file(tmp_path / "s" / "cases.csv")
     assert content["identity"]["references"] == {case: sha256_file(tmp_path / "r" / f"{case}.nii.gz") for case in "ab"}

@@ -4,7 +4,7 @@ import brute_force
 import numpy as np
 import pytest
 
-from medseg.evaluation import score_masks, surface
+from medseg.evaluation import score_masks
 from medseg.evaluation.surface import boundary, surface_distances
 
 
@@ -145,17 +145,6 @@ def test_symmetry_flips_padding_and_scaling():
     assert [doubled[key] for key in keys] == pytest.approx(
         [2 * wanted["hd_mm"], 2 * wanted["hd95_mm"], 2 * wanted["assd_mm"], wanted["nsd"]], rel=1e-12
     )
-
-
-def test_the_cheaper_method_is_taken(monkeypatch):
-    used = []
-    monkeypatch.setattr(surface, "_nearest_by_tree", lambda *a: used.append("tree") or np.zeros(0))
-    monkeypatch.setattr(surface, "_nearest_by_transform", lambda *a: used.append("transform") or np.zeros(0))
-    smooth = box((70, 70, 70), slice(5, 60), slice(5, 60), slice(5, 60))
-    surface_distances(smooth, np.roll(smooth, 2, 0), spacing_mm=(1, 1, 1))
-    noise = np.random.default_rng(0).random((2, 30, 30, 30)) < 0.5
-    surface_distances(noise[0], noise[1], spacing_mm=(1, 1, 1))
-    assert used == ["tree"] * 2 + ["transform"] * 2
 
 
 def test_shapes_must_agree():

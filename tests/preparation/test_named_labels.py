@@ -94,7 +94,7 @@ def test_contours_are_scored_as_the_mask_that_they_are(data, tmp_path):
         for path in (tmp_path / "p1.nii.gz", data / "p1" / "label.dcm")
     )
     for prediction, reference in ((one, other), (other, one)):
-        rows = score_case(CaseTask(case_id="p1", prediction=prediction, reference=reference, protocol=protocol))
+        rows = score_case(CaseTask(case_id="p1", prediction=prediction, reference=reference, protocol=protocol)).rows
         assert [(row.class_name, row.values["dice"]) for row in rows] == [("left_lung", 1.0), ("tumour", 1.0)]
 
 
