@@ -103,7 +103,7 @@ def _config_sets(context: Context) -> dict[Path, CaseSet]:
 def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | None) -> int:
     from rich.console import Console
 
-    from medseg.evaluation import case_table, flat_metrics, run_evaluate, terminal_table
+    from medseg.evaluation import case_table, flat_metrics, run_evaluate, score_lines, terminal_table
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
@@ -127,6 +127,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         seconds = time.monotonic() - started
         write_stage_record(output, stage="evaluate", config=plain, inputs=inputs, seconds=seconds)
     Console().print(terminal_table(report.scores))
+    sys.stdout.writelines(f"{line}\n" for line in score_lines(report.scores))
     sys.stdout.write(f"{output}: {report.scored} cases scored, {report.kept} kept\n")
     for fault in report.faults:
         _LOG.error("%s", fault)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Interval:
         coverage: least share of simulated samples of as many patients (or the next smaller number that was simulated) whose
             interval held the true value, over the distributions of docs/statistics.md; None where it was not simulated.
         note: what a reader must know; empty where there is nothing.
+        if_none_fails: its ends if no structure is ever missed or spurious, where none was and they might be; else None.
     """
 
     low: float | None
@@ -60,10 +61,17 @@ class Interval:
     patients: int
     coverage: float | None = None
     note: str = ""
+    if_none_fails: tuple[float, float] | None = None
 
     def stated(self) -> dict[str, Any]:
         """What stands beside the ends, as JSON-able values."""
-        return {"method": self.method, "patients": self.patients, "coverage": self.coverage, "note": self.note}
+        return {
+            "method": self.method,
+            "patients": self.patients,
+            "coverage": self.coverage,
+            "note": self.note,
+            "if_none_fails": None if self.if_none_fails is None else list(self.if_none_fails),
+        }
 
 
 # --- the mean ---------------------------------------------------------------------------------------------------------
@@ -106,14 +114,15 @@ def mean_interval(
     ends = sorted((reach * (least - share), reach * (most - share)))
     low = mean - math.hypot((1 - share) * (found.mean - inner[0]), ends[0])
     high = mean + math.hypot((1 - share) * (inner[1] - found.mean), ends[1])
-    note = "" if share or most < _SMALL else _unseen_note(everything.patients, most, inner)
-    return _judged(_cut(low, bounds), _cut(high, bounds), "failures + hall", everything.patients, note=note)
-
-
-def _unseen_note(patients: int, most: float, inner: tuple[float, float]) -> str:
-    return (
-        f"nothing failed in {patients} patients, which does not rule out a failure in {100 * most:.2g} % of them; "
-        f"if there is none, the interval is {inner[0]:.4g} to {inner[1]:.4g}"
+    found_interval = _judged(_cut(low, bounds), _cut(high, bounds), "failures + hall", everything.patients)
+    if share or most < _SMALL:
+        return found_interval
+    patients = everything.patients
+    unseen = f"nothing failed in {patients} patients, which does not rule out a failure in {100 * most:.2g} % of them"
+    return replace(
+        found_interval,
+        note="; ".join(filter(None, (found_interval.note, unseen))),
+        if_none_fails=(max(inner[0], bounds[0]), min(inner[1], bounds[1])),
     )
 
 
@@ -252,13 +261,14 @@ def _cut(value: float | None, bounds: tuple[float, float]) -> float | None:
     return None if value is None else min(max(value, bounds[0]), bounds[1])
 
 
-def _judged(low: float | None, high: float | None, method: str, patients: int, *, note: str = "") -> Interval:
+def _judged(low: float | None, high: float | None, method: str, patients: int) -> Interval:
     if low is None or high is None:
         few = "fewer than two patients with a value" if patients < 2 else "fewer than two patients where nothing failed"
         return Interval(low=None, high=None, method=method, patients=patients, note=few)
     tried = [n for n in SIMULATED[method] if n <= patients]
     coverage = SIMULATED[method][max(tried)] if tried else None
+    note = ""
     if coverage is None or coverage < LEAST_COVERAGE:
         known = "was not simulated for so few" if coverage is None else f"{100 * coverage:.1f} % only"
-        note = "; ".join(filter(None, (f"{patients} patients: coverage {known}", note)))
+        note = f"{patients} patients: coverage {known}"
     return Interval(low=low, high=high, method=method, patients=patients, coverage=coverage, note=note)
