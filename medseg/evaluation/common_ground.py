@@ -58,7 +58,7 @@ class Field:
         table = np.array([[own.get(case, math.nan) for case in self.cases] for own in found])
         absent = np.array([[case in run.absent.get(class_name, ()) for case in self.cases] for run in self.runs])
         alarm = ~np.isnan(table).all(axis=0)
-        table[np.isnan(table) & absent & alarm] = 0.0 if _METRICS[metric].worst == "diagonal" else 1.0
+        table[np.isnan(table) & absent & alarm] = 1.0 if _METRICS[metric].better == "higher" else 0.0
         table[:, np.isnan(table).any(axis=0)] = math.nan
         return table
 

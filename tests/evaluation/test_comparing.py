@@ -13,13 +13,14 @@ from medseg.evaluation.comparing import (
     detectable_difference,
     holm,
     judge,
+    tie_margin,
     wilcoxon_p,
 )
 from medseg.evaluation.comparison import compare_runs, comparison_json, unique_names
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.protocol import make_protocol
 from medseg.evaluation.ranking import kendall_tau
-from medseg.evaluation.runs import read_run
+from medseg.evaluation.runs import read_run, scores_folder
 
 LABELS = {"background": (0,), "liver": (1,), "tumour": (2,)}
 CASES = 8
@@ -167,6 +168,8 @@ def test_folders_that_are_no_scores(folders, tmp_path):
     ):
         read_run(tmp_path / "work")
     assert read_run(tmp_path / "work" / "scores" / "one").name == "one"
+    reported = score(folders, "good", into=tmp_path / "work" / "crossvalidation" / "scores" / "reported")
+    assert scores_folder(tmp_path / "work") == scores_folder(tmp_path / "work" / "crossvalidation") == reported
     path = tmp_path / "work" / "scores" / "one"
     (path / "cases.csv").write_text((path / "cases.csv").read_text().replace("c1", "c9"))
     with pytest.raises(DamagedFileError, match=r"cases.csv is not the one of metrics.json"):
@@ -231,6 +234,12 @@ def test_three_runs(folders, tmp_path, capsys):
 def test_one_run_is_no_comparison(folders, capsys):
     assert main(["compare", str(folders / "scores_bad")]) == 2
     assert "was given 1 run, expected two or more" in capsys.readouterr().err
+
+
+def test_ties_have_a_unit():
+    assert [tie_margin(name) for name in ("dice", "hd95_mm", "volume_difference_ml", "volume_difference_percent")] == [
+        0.01, 0.5, 0.1, 1.0
+    ]  # fmt: skip
 
 
 def test_names_are_told_apart():
