@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from medseg.evaluation.case import ClassScores
-from medseg.evaluation.intervals import mean_interval, median_interval
+from medseg.evaluation.intervals import Interval, mean_interval, median_interval
 from medseg.evaluation.policy import EmptyPolicy, counted_value, policy_table
 from medseg.evaluation.registry import METRICS, Metric
 
@@ -53,13 +53,24 @@ class Summary:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A value that enters a mean: whose it is, and whether it is the worst because one of the masks is empty."""
+
+    value: float
+    patient: str
+    failed: bool
+    worst: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassSummary:
-    """One class over the cases: how often which mask was empty, and each metric's summary."""
+    """One class over the cases: how often which mask was empty, and each metric's summary, and the values it is of."""
 
     class_name: str
     counts: Mapping[str, int]
     metrics: Mapping[str, Summary]
+    counted: Mapping[str, Sequence[Counted]] = field(default_factory=dict, repr=False)
 
 
 def summarise(
@@ -89,55 +100,46 @@ def _summarise_class(name: str, rows: Sequence[tuple[str, ClassScores]], policy:
         "cases": len(rows),
         **{situation: situations.count(situation) for situation in ("present", "missed", "spurious", "both_empty")},
     }
+    counted = {metric.name: _counted(metric, rows, policy) for metric in METRICS}
     return ClassSummary(
         class_name=name,
         counts=counts,
-        metrics={metric.name: _summarise_metric(metric, rows, policy) for metric in METRICS},
+        metrics={metric.name: _summary(counted[metric.name], rows, metric, policy) for metric in METRICS},
+        counted=counted,
     )
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """A value that enters a mean: whose it is, and whether it is the worst because one of the masks is empty."""
-
-    value: float
-    patient: str
-    failed: bool
-    worst: float
-
-
-def _summarise_metric(metric: Metric, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> Summary:
-    counted, defined = [], []
+def _counted(metric: Metric, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> tuple[Counted, ...]:
+    """What enters the metric's mean, without the undefined."""
+    found = []
     for patient, row in rows:
-        raw = row.values[metric.name]
-        value = math.nan if raw is None else raw
         worst = metric.worst_value(row.diagonal_mm)
-        counts = counted_value(value, worst, row.situation, policy)
-        failed = row.situation in ("missed", "spurious") and counts == worst
-        counted.append(_Counted(counts, patient, failed, worst))
-        defined.append(value)
-    kept = [one for one in counted if not math.isnan(one.value)]
-    return _summary(kept, [value for value in defined if not math.isnan(value)], metric, policy)
+        value = counted_value(_defined(row, metric), worst, row.situation, policy)
+        if not math.isnan(value):
+            failed = row.situation in ("missed", "spurious") and value == worst
+            found.append(Counted(value, patient, failed, worst))
+    return tuple(found)
 
 
-def _summary(counted: list[_Counted], defined: list[float], metric: Metric, policy: EmptyPolicy) -> Summary:
-    n, n_defined = len(counted), len(defined)
+def _defined(row: ClassScores, metric: Metric) -> float:
+    raw = row.values[metric.name]
+    return math.nan if raw is None else raw
+
+
+def _summary(
+    counted: Sequence[Counted], rows: Sequence[tuple[str, ClassScores]], metric: Metric, policy: EmptyPolicy
+) -> Summary:
+    n = len(counted)
     if not n:
         return Summary(n=0, n_imputed=0)
-    values, patients = [one.value for one in counted], [one.patient for one in counted]
-    fails = _counts_failures(metric.name, policy)
-    mean = mean_interval(
-        values,
-        patients,
-        failed=[one.failed for one in counted] if fails else None,
-        worst=_mean([one.worst for one in counted]) if fails else None,
-        bounds=_BOUNDS.get(metric.worst or "", (-math.inf, math.inf)),
-    )
-    median = median_interval(values, patients)
+    defined = [value for _, row in rows if not math.isnan(value := _defined(row, metric))]
+    values = [one.value for one in counted]
+    mean = _mean_interval(counted, metric, fails=_counts_failures(metric.name, policy))
+    median = median_interval(values, [one.patient for one in counted])
     q1, middle, q3 = (float(q) for q in np.percentile(values, (25.0, 50.0, 75.0)))
     return Summary(
         n=n,
-        n_imputed=n - n_defined,
+        n_imputed=n - len(defined),
         mean=_mean(values),
         sd=_sd(values),
         median=middle,
@@ -150,9 +152,23 @@ def _summary(counted: list[_Counted], defined: list[float], metric: Metric, poli
         median_low=median.low,
         median_high=median.high,
         intervals={"mean": mean.stated(), "median": median.stated()},
-        n_defined=n_defined,
+        n_defined=len(defined),
         mean_defined=_mean(defined) if defined else None,
     )
+
+
+def _mean_interval(counted: Sequence[Counted], metric: Metric, *, fails: bool) -> Interval:
+    return mean_interval(
+        [one.value for one in counted],
+        [one.patient for one in counted],
+        failed=[one.failed for one in counted] if fails else None,
+        worst=_mean([one.worst for one in counted]) if fails else None,
+        bounds=_bounds(metric),
+    )
+
+
+def _bounds(metric: Metric) -> tuple[float, float]:
+    return _BOUNDS.get(metric.worst or "", (-math.inf, math.inf))
 
 
 _BOUNDS = {"zero": (0.0, 1.0), "diagonal": (0.0, math.inf)}
@@ -181,8 +197,12 @@ def _sd(values: Sequence[float]) -> float | None:
 def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, object]]:
     """Each metric's mean over the classes' means, with the classes that had one; volumes, which have no better, left out.
 
+    Its interval is that of the mean over all cases and classes together, in which a patient's scores of all classes are one
+    cluster, moved to the mean of the classes; where all classes have the same cases the two means are one.
+
     Returns:
-        Metric name to ``mean`` (None if no class has one), ``mean_defined`` and ``classes``.
+        Metric name to ``mean`` (None if no class has one), ``mean_low``, ``mean_high`` (None where there are too few patients),
+        ``interval`` (method, patients and so on), ``mean_defined`` and ``classes``.
     """
     result: dict[str, dict[str, object]] = {}
     for metric in METRICS:
@@ -191,9 +211,34 @@ def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, ob
         found = {s.class_name: s.metrics[metric.name] for s in summaries}
         means = {name: summary.mean for name, summary in found.items() if summary.mean is not None}
         defined = [summary.mean_defined for summary in found.values() if summary.mean_defined is not None]
+        mean = _mean(list(means.values())) if means else None
+        low, high, interval = _interval_of_classes(summaries, metric, mean)
         result[metric.name] = {
-            "mean": _mean(list(means.values())) if means else None,
+            "mean": mean,
+            "mean_low": low,
+            "mean_high": high,
+            "interval": interval,
             "mean_defined": _mean(defined) if defined else None,
             "classes": list(means),
         }
     return result
+
+
+def _interval_of_classes(
+    summaries: Sequence[ClassSummary], metric: Metric, mean: float | None
+) -> tuple[float | None, float | None, dict[str, Any]]:
+    counted = [one for summary in summaries for one in summary.counted.get(metric.name, ())]
+    if mean is None or not counted:
+        return None, None, {}
+    methods = [one.intervals["mean"]["method"] for s in summaries if (one := s.metrics[metric.name]).intervals]
+    found = _mean_interval(counted, metric, fails=any("failures" in method for method in methods))
+    if found.low is None or found.high is None:
+        return None, None, found.stated()
+    shift, (least, most) = mean - _mean([one.value for one in counted]), _bounds(metric)
+
+    def moved(end: float) -> float:
+        return min(most, max(least, end + shift))
+
+    without = found.if_none_fails
+    found = replace(found, if_none_fails=None if without is None else (moved(without[0]), moved(without[1])))
+    return moved(found.low), moved(found.high), found.stated()

@@ -247,6 +247,9 @@ def interval_lines(classes: Sequence[ClassSummary], metric: str = "dice") -> lis
     patients = max(own.intervals["mean"]["patients"] for own in found.values())
     title = dict(_SHOWN).get(metric, metric)
     words = ", ".join(f"{name} {_interval_words(own)}" for name, own in found.items())
+    mean = mean_of_classes(classes)[metric]
+    if len(found) > 1 and mean["mean_low"] is not None:
+        words += f", mean of classes {_number(mean['mean_low'])} to {_number(mean['mean_high'])}"
     notes: dict[str, list[str]] = {}
     for name, own in found.items():
         if note := own.intervals["mean"]["note"]:
