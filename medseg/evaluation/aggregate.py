@@ -239,6 +239,6 @@ def _interval_of_classes(
     def moved(end: float) -> float:
         return min(most, max(least, end + shift))
 
-    without = found.if_none_fails
+    low, high, without = moved(found.low), moved(found.high), found.if_none_fails
     found = replace(found, if_none_fails=None if without is None else (moved(without[0]), moved(without[1])))
-    return moved(found.low), moved(found.high), found.stated()
+    return low, high, found.stated()

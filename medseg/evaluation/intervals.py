@@ -117,8 +117,8 @@ def mean_interval(
     found_interval = _judged(_cut(low, bounds), _cut(high, bounds), "failures + hall", everything.patients)
     if share or most < _SMALL:
         return found_interval
-    patients = everything.patients
-    unseen = f"nothing failed in {patients} patients, which does not rule out a failure in {100 * most:.2g} % of them"
+    count = everything.patients
+    unseen = f"nothing failed in {count} patients, which does not rule out a failure in {100 * most:.2g} % of them"
     return replace(
         found_interval,
         note="; ".join(filter(None, (found_interval.note, unseen))),
