@@ -137,6 +137,21 @@ def test_what_differs_is_refused_or_left_out(folders):
         judge(folders / "scores_bad", folders / "scores_good", metric="volume_reference_ml")
 
 
+def test_raters_must_have_been_treated_alike(folders):
+    good = read_run(folders / "scores_good", name="good")
+    other = replace(good, name="other", content={**good.content, "raters": {"policy": "staple"}})
+    with pytest.raises(InputError, match=r"scored against differs \(good first, other staple\)"):
+        comparable([good, other], metrics=("dice",))
+
+
+def test_other_code_is_said(folders):
+    good = read_run(folders / "scores_good", name="good")
+    other = replace(good, content={**good.content, "identity": {**good.content["identity"], "code_sha256": "x"}})
+    assert comparable([good, other], metrics=("dice",)).notes == (
+        "scored by different versions of the metrics' code, whose definitions agree",
+    )
+
+
 def test_other_references_are_no_comparison(folders):
     against_itself = score(folders, "good", into="other_references", reference="bad")
     with pytest.raises(InputError, match="8 cases are in all runs and 8 of them have other references"):
