@@ -127,7 +127,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         log_scores,
         predicted_by,
     )
-    from medseg.evaluation import flat_metrics, run_evaluate, terminal_table
+    from medseg.evaluation import flat_metrics, run_evaluate, score_lines, terminal_table
     from medseg.report.stage import make_report
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
@@ -159,6 +159,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         seconds = time.monotonic() - started
         write_stage_record(output, stage="evaluate", config=plain, inputs=inputs, seconds=seconds)
     Console().print(terminal_table(report.scores))
+    sys.stdout.writelines(f"{line}\n" for line in score_lines(report.scores))
     sys.stdout.write(f"{output}: {report.scored} cases scored, {report.kept} kept\n")
     for fault in report.faults:
         _LOG.error("%s", fault)

@@ -85,6 +85,7 @@ def test_every_stage_leaves_what_it_promises(made):
         assert metrics["cases"] == {
             "expected": len(cases),
             "scored": len(cases),
+            "patients": len(cases),
             "missing": [],
             "extra": [],
             "failed": {},

@@ -150,7 +150,8 @@ def _score_table(scores: Scores, plain: Scores) -> list[str]:
         rows.append((one.class_name, *cells, interval, str(dice.n), _number(unprocessed[one.class_name])))
     means, before = mean_of_classes(scores.classes), mean_of_classes(plain.classes)
     cells = [_number(means[name]["mean"]) for name, _ in _SHOWN]
-    rows.append(("mean of classes", *cells, "", "", _number(before["dice"]["mean"])))
+    interval = f"{_number(means['dice']['mean_low'])} to {_number(means['dice']['mean_high'])}"
+    rows.append(("mean of classes", *cells, interval, "", _number(before["dice"]["mean"])))
     heads = ("class", *(title for _, title in _SHOWN), "Dice, interval", "cases", "Dice, unprocessed")
     return _table(heads, rows)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from medseg.evaluation.case import ClassScores
-from medseg.evaluation.intervals import mean_interval, median_interval
+from medseg.evaluation.intervals import Interval, mean_interval, median_interval
 from medseg.evaluation.policy import EmptyPolicy, counted_value, policy_table
 from medseg.evaluation.registry import CASE_METRICS, METRICS, Metric, known_metrics
 
@@ -53,13 +53,24 @@ class Summary:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A value that enters a mean: whose it is, and whether it is the worst because one of the masks is empty."""
+
+    value: float
+    patient: str
+    failed: bool = False
+    worst: float = math.nan
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassSummary:
-    """One class over the cases: how often which mask was empty, and each metric's summary."""
+    """One class over the cases: how often which mask was empty, and each metric's summary, and the values it is of."""
 
     class_name: str
     counts: Mapping[str, int]
     metrics: Mapping[str, Summary]
+    counted: Mapping[str, Sequence[Counted]] = field(default_factory=dict, repr=False)
 
 
 def summarise(
@@ -90,21 +101,13 @@ def _summarise_class(name: str, rows: Sequence[tuple[str, ClassScores]], policy:
         **{situation: situations.count(situation) for situation in ("present", "missed", "spurious", "both_empty")},
     }
     metrics = known_metrics(rows[0][1].values) if rows else METRICS
+    counted = {metric.name: _counted(metric, rows, policy) for metric in metrics}
     return ClassSummary(
         class_name=name,
         counts=counts,
-        metrics={metric.name: _summarise_metric(metric, rows, policy) for metric in metrics},
+        metrics={metric.name: _summarise_metric(counted[metric.name], rows, metric, policy) for metric in metrics},
+        counted=counted,
     )
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """A value that enters a mean: whose it is, and whether it is the worst because one of the masks is empty."""
-
-    value: float
-    patient: str
-    failed: bool = False
-    worst: float = math.nan
 
 
 def summarise_whole(
@@ -119,50 +122,51 @@ def summarise_whole(
     found: dict[str, dict[str, Any]] = {}
     for metric in CASE_METRICS:
         own = [
-            _Counted(value, (patients or {}).get(case_id, case_id))
+            Counted(value, (patients or {}).get(case_id, case_id))
             for case_id in sorted(values)
             if (value := values[case_id][metric.name]) is not None
         ]
-        found[metric.name] = _summary(own, [one.value for one in own], fails=False, bounds=(0.0, 1.0)).plain()
+        found[metric.name] = _summary(
+            own, [one.value for one in own], _mean_interval(own, (0.0, 1.0), fails=False) if own else None
+        ).plain()
     return found
 
 
-def _summarise_metric(metric: Metric, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> Summary:
-    counted, defined = [], []
+def _counted(metric: Metric, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> tuple[Counted, ...]:
+    """What enters the metric's mean, without the undefined."""
+    found = []
     for patient, row in rows:
-        raw = row.values[metric.name]
-        value = math.nan if raw is None else raw
         worst = metric.worst_value(row.diagonal_mm)
-        counts = counted_value(value, worst, row.situation, policy)
-        failed = row.situation in ("missed", "spurious") and counts == worst
-        counted.append(_Counted(counts, patient, failed, worst))
-        defined.append(value)
-    kept = [one for one in counted if not math.isnan(one.value)]
-    return _summary(
-        kept,
-        [value for value in defined if not math.isnan(value)],
-        fails=_counts_failures(metric.name, policy),
-        bounds=_BOUNDS.get(metric.worst or "", (-math.inf, math.inf)),
-    )
+        value = counted_value(_defined(row, metric), worst, row.situation, policy)
+        if not math.isnan(value):
+            failed = row.situation in ("missed", "spurious") and value == worst
+            found.append(Counted(value, patient, failed, worst))
+    return tuple(found)
 
 
-def _summary(counted: list[_Counted], defined: list[float], *, fails: bool, bounds: tuple[float, float]) -> Summary:
-    n, n_defined = len(counted), len(defined)
-    if not n:
+def _defined(row: ClassScores, metric: Metric) -> float:
+    raw = row.values[metric.name]
+    return math.nan if raw is None else raw
+
+
+def _summarise_metric(
+    counted: Sequence[Counted], rows: Sequence[tuple[str, ClassScores]], metric: Metric, policy: EmptyPolicy
+) -> Summary:
+    defined = [value for _, row in rows if not math.isnan(value := _defined(row, metric))]
+    fails = bool(counted) and _counts_failures(metric.name, policy)
+    return _summary(counted, defined, _mean_interval(counted, _bounds(metric), fails=fails) if counted else None)
+
+
+def _summary(counted: Sequence[Counted], defined: Sequence[float], mean: Interval | None) -> Summary:
+    n = len(counted)
+    if mean is None:
         return Summary(n=0, n_imputed=0)
-    values, patients = [one.value for one in counted], [one.patient for one in counted]
-    mean = mean_interval(
-        values,
-        patients,
-        failed=[one.failed for one in counted] if fails else None,
-        worst=_mean([one.worst for one in counted]) if fails else None,
-        bounds=bounds,
-    )
-    median = median_interval(values, patients)
+    values = [one.value for one in counted]
+    median = median_interval(values, [one.patient for one in counted])
     q1, middle, q3 = (float(q) for q in np.percentile(values, (25.0, 50.0, 75.0)))
     return Summary(
         n=n,
-        n_imputed=n - n_defined,
+        n_imputed=n - len(defined),
         mean=_mean(values),
         sd=_sd(values),
         median=middle,
@@ -175,9 +179,23 @@ def _summary(counted: list[_Counted], defined: list[float], *, fails: bool, boun
         median_low=median.low,
         median_high=median.high,
         intervals={"mean": mean.stated(), "median": median.stated()},
-        n_defined=n_defined,
+        n_defined=len(defined),
         mean_defined=_mean(defined) if defined else None,
     )
+
+
+def _mean_interval(counted: Sequence[Counted], bounds: tuple[float, float], *, fails: bool) -> Interval:
+    return mean_interval(
+        [one.value for one in counted],
+        [one.patient for one in counted],
+        failed=[one.failed for one in counted] if fails else None,
+        worst=_mean([one.worst for one in counted]) if fails else None,
+        bounds=bounds,
+    )
+
+
+def _bounds(metric: Metric) -> tuple[float, float]:
+    return _BOUNDS.get(metric.worst or "", (-math.inf, math.inf))
 
 
 _BOUNDS = {"zero": (0.0, 1.0), "diagonal": (0.0, math.inf)}
@@ -206,8 +224,12 @@ def _sd(values: Sequence[float]) -> float | None:
 def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, object]]:
     """Each metric's mean over the classes' means, with the classes that had one; volumes, which have no better, left out.
 
+    Its interval is that of the mean over all cases and classes together, in which a patient's scores of all classes are one
+    cluster, moved to the mean of the classes; where all classes have the same cases the two means are one.
+
     Returns:
-        Metric name to ``mean`` (None if no class has one), ``mean_defined`` and ``classes``.
+        Metric name to ``mean`` (None if no class has one), ``mean_low``, ``mean_high`` (None where there are too few patients),
+        ``interval`` (method, patients and so on), ``mean_defined`` and ``classes``.
     """
     result: dict[str, dict[str, object]] = {}
     for metric in known_metrics(dict.fromkeys(name for summary in summaries for name in summary.metrics)):
@@ -216,9 +238,36 @@ def mean_of_classes(summaries: Sequence[ClassSummary]) -> dict[str, dict[str, ob
         found = {s.class_name: s.metrics[metric.name] for s in summaries if metric.name in s.metrics}
         means = {name: summary.mean for name, summary in found.items() if summary.mean is not None}
         defined = [summary.mean_defined for summary in found.values() if summary.mean_defined is not None]
+        mean = _mean(list(means.values())) if means else None
+        low, high, interval = _interval_of_classes(summaries, metric, mean)
         result[metric.name] = {
-            "mean": _mean(list(means.values())) if means else None,
+            "mean": mean,
+            "mean_low": low,
+            "mean_high": high,
+            "interval": interval,
             "mean_defined": _mean(defined) if defined else None,
             "classes": list(means),
         }
     return result
+
+
+def _interval_of_classes(
+    summaries: Sequence[ClassSummary], metric: Metric, mean: float | None
+) -> tuple[float | None, float | None, dict[str, Any]]:
+    counted = [one for summary in summaries for one in summary.counted.get(metric.name, ())]
+    if mean is None or not counted:
+        return None, None, {}
+    methods = [
+        one.intervals["mean"]["method"] for s in summaries if (one := s.metrics.get(metric.name)) and one.intervals
+    ]
+    found = _mean_interval(counted, _bounds(metric), fails=any("failures" in method for method in methods))
+    if found.low is None or found.high is None:
+        return None, None, found.stated()
+    shift, (least, most) = mean - _mean([one.value for one in counted]), _bounds(metric)
+
+    def moved(end: float) -> float:
+        return min(most, max(least, end + shift))
+
+    low, high, without = moved(found.low), moved(found.high), found.if_none_fails
+    found = replace(found, if_none_fails=None if without is None else (moved(without[0]), moved(without[1])))
+    return low, high, found.stated()

@@ -57,7 +57,7 @@ class Field:
         table = np.array([[own.get(case, math.nan) for case in self.cases] for own in found])
         absent = np.array([[case in run.absent.get(class_name, ()) for case in self.cases] for run in self.runs])
         alarm = ~np.isnan(table).all(axis=0)
-        table[np.isnan(table) & absent & alarm] = 0.0 if known_metrics([metric])[0].worst == "diagonal" else 1.0
+        table[np.isnan(table) & absent & alarm] = 1.0 if known_metrics([metric])[0].better == "higher" else 0.0
         table[:, np.isnan(table).any(axis=0)] = math.nan
         return table
 
@@ -73,6 +73,8 @@ def comparable(runs: Sequence[ScoredRun], *, metrics: Sequence[str]) -> Field:
     class_names = _shared_classes(runs, notes)
     cases = _shared_cases(runs, notes)
     kept = _shared_metrics(runs, metrics, class_names, notes)
+    if len({run.content["identity"]["code_sha256"] for run in runs}) > 1:
+        notes.append("scored by different versions of the metrics' code, whose definitions agree")
     return Field(
         runs=tuple(runs),
         cases=cases,
@@ -90,6 +92,13 @@ def _refuse_policies(runs: Sequence[ScoredRun]) -> None:
         raise InputError(
             f"compare: policies for empty masks differ ({words}), expected one of {', '.join(POLICIES)} for all; "
             "run medseg evaluate again with the same evaluate.empty"
+        )
+    raters = {run.name: run.content.get("raters", {}).get("policy", "first") for run in runs}
+    if len(set(raters.values())) > 1:
+        words = ", ".join(f"{name} {policy}" for name, policy in raters.items())
+        raise InputError(
+            f"compare: what cases with several references were scored against differs ({words}), expected one; run medseg "
+            "evaluate again with the same evaluate.raters"
         )
     ignored = {run.name: run.content["ignore"] for run in runs}
     if len(set(ignored.values())) > 1:

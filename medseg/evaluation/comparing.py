@@ -139,8 +139,9 @@ class PairDifference:
 
 
 def tie_margin(metric: str) -> float:
-    """Differences of a case that count as a tie: 0.01 of a share, 0.5 mm of a distance."""
-    return 0.5 if metric.endswith("_mm") else 0.01
+    """Differences of a case that count as a tie: 0.5 mm of a distance, 0.1 ml, 1 percent, 0.01 of a share."""
+    units = {"mm": 0.5, "ml": 0.1, "percent": 1.0}
+    return units.get(metric.rpartition("_")[2], 0.01)
 
 
 def compare_pairs(field: Field) -> list[PairDifference]:

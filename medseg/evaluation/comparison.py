@@ -286,13 +286,15 @@ def comparison_table(comparison: Comparison) -> Table:
         title=f"{len(field.cases)} cases of {len(set(field.patients.values()))} patients, second minus first",
         title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False,
     )  # fmt: skip
-    table.add_column("pair", overflow="fold")
     table.add_column("metric, class", overflow="fold")
     for title in ("difference", "95 % interval", "p, Holm", "w/t/l"):
         table.add_column(title, justify="right", no_wrap=True)
-    for position, one in enumerate(comparison.pairs):
-        if position and one.class_name == MEAN:
+    shown = None
+    for one in comparison.pairs:
+        if shown != (one.first, one.second):
+            shown = (one.first, one.second)
             table.add_section()
+            table.add_row(f"{one.first} -> {one.second}", style="bold")
         table.add_row(*_terminal_cells(one))
     firsts = (_first_words(metric, ranking) for metric, ranking in comparison.rankings.items())
     table.caption = (
@@ -305,7 +307,6 @@ def _terminal_cells(one: PairDifference) -> tuple[str, ...]:
     known = one.low is not None and one.high is not None
     star = "*" if one.p_holm is not None and one.p_holm <= ALPHA else ""
     return (
-        f"{one.first}, {one.second}",
         f"{one.metric}, {one.class_name}",
         f"{one.difference:+.4f}",
         f"{one.low:+.4f} to {one.high:+.4f}" if known else "too few patients",

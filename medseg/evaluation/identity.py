@@ -14,6 +14,7 @@ from medseg.evaluation.policy import EmptyPolicy, policy_table
 from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.registry import CASE_METRICS, known_metrics, metric_names
 from medseg.evaluation.reliability import BINS
+from medseg.evaluation.subgroups import LEAST_PATIENTS
 from medseg.evaluation.surface import TOLERANCE_SLACK_MM
 
 # The modules that decide a row's numbers: a change in one of them makes old rows stale.
@@ -91,6 +92,7 @@ def definitions(policy: EmptyPolicy, metrics: Sequence[str] = metric_names()) ->
         "aggregation": "per case and class, then over cases; then the mean of the classes' means",
         "statistics": "SD with n - 1; quartiles interpolated linearly; 95 % intervals over patients: of the mean by Hall's "
         "transformed t, combined with Jeffreys' interval of the failures where they count; of the median by order statistics",
+        "subgroups": f"by column of the manifest; values of fewer than {LEAST_PATIENTS} patients are counted and not named",
         "empty_masks": {"policy": policy.name, "rule": policy.description, "per_metric": policy_table(policy, chosen)},
         "metrics": {
             metric.name: {"definition": metric.definition, "better": metric.better, "worst": metric.worst}

@@ -18,8 +18,8 @@ Cases of one patient are one cluster. All of it is closed form: equal values giv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,12 @@ LEAST_COVERAGE = 0.93
 """An interval of a method that covered less in the simulation says so."""
 FADE_PATIENTS = (60, 100)
 """Between these the allowance for failures that were not seen goes from whole to none."""
-SIMULATED_MEAN = {3: 0.0, 4: 0.0, 5: 0.93, 10: 0.95, 20: 0.95, 50: 0.945, 100: 0.944, 200: 0.95}
-SIMULATED_MEDIAN = {3: 0.0, 4: 0.0, 5: 0.93, 10: 0.94, 20: 0.94, 50: 0.94, 100: 0.94, 200: 0.94}
-"""Patients to the least coverage over the simulated distributions."""
+SIMULATED: Mapping[str, Mapping[int, float]] = {
+    "failures + hall": {3: 0.976, 4: 0.974, 5: 0.973, 10: 0.96, 20: 0.961, 50: 0.96, 100: 0.935, 200: 0.946},
+    "hall": {3: 0.909, 4: 0.894, 5: 0.91, 10: 0.917, 20: 0.927, 50: 0.941, 100: 0.929, 200: 0.956},
+    "order statistics": {3: 0.744, 4: 0.866, 5: 0.933, 10: 0.942, 20: 0.95, 50: 0.946, 100: 0.947, 200: 0.943},
+}
+"""Method to number of patients to the least coverage over the simulated distributions; benchmarks/results/ has all of it."""
 _SMALL = 1e-9
 
 
@@ -49,6 +52,7 @@ class Interval:
         coverage: least share of simulated samples of as many patients (or the next smaller number that was simulated) whose
             interval held the true value, over the distributions of docs/statistics.md; None where it was not simulated.
         note: what a reader must know; empty where there is nothing.
+        if_none_fails: its ends if no structure is ever missed or spurious, where none was and they might be; else None.
     """
 
     low: float | None
@@ -57,10 +61,17 @@ class Interval:
     patients: int
     coverage: float | None = None
     note: str = ""
+    if_none_fails: tuple[float, float] | None = None
 
     def stated(self) -> dict[str, Any]:
         """What stands beside the ends, as JSON-able values."""
-        return {"method": self.method, "patients": self.patients, "coverage": self.coverage, "note": self.note}
+        return {
+            "method": self.method,
+            "patients": self.patients,
+            "coverage": self.coverage,
+            "note": self.note,
+            "if_none_fails": None if self.if_none_fails is None else list(self.if_none_fails),
+        }
 
 
 # --- the mean ---------------------------------------------------------------------------------------------------------
@@ -87,14 +98,14 @@ def mean_interval(
     if failed is None or worst is None:
         found = _part(np.asarray(values, np.float64), None if patients is None else np.asarray(patients))
         low, high = _found_interval(found)
-        return _judged(_cut(low, bounds), _cut(high, bounds), "hall", found.patients, SIMULATED_MEAN)
+        return _judged(_cut(low, bounds), _cut(high, bounds), "hall", found.patients)
     array, fails = np.asarray(values, np.float64), np.asarray(failed, np.bool_)
     names = None if patients is None else np.asarray(patients)
     everything, failures = _part(array, names), _part(fails.astype(np.float64), names)
     found = _part(array[~fails], None if names is None else names[~fails])
     inner = _found_interval(found)
     if inner[0] is None or inner[1] is None:
-        return _judged(None, None, "failures + hall", everything.patients, SIMULATED_MEAN)
+        return _judged(None, None, "failures + hall", everything.patients)
     share, least, most = _failure_share(failures)
     if fails.any():
         worst = math.fsum(array[fails]) / int(fails.sum())
@@ -103,16 +114,15 @@ def mean_interval(
     ends = sorted((reach * (least - share), reach * (most - share)))
     low = mean - math.hypot((1 - share) * (found.mean - inner[0]), ends[0])
     high = mean + math.hypot((1 - share) * (inner[1] - found.mean), ends[1])
-    note = "" if share or most < _SMALL else _unseen_note(everything.patients, most, inner)
-    return _judged(
-        _cut(low, bounds), _cut(high, bounds), "failures + hall", everything.patients, SIMULATED_MEAN, note=note
-    )
-
-
-def _unseen_note(patients: int, most: float, inner: tuple[float, float]) -> str:
-    return (
-        f"nothing failed in {patients} patients, which does not rule out a failure in {100 * most:.2g} % of them; "
-        f"if there is none, the interval is {inner[0]:.4g} to {inner[1]:.4g}"
+    found_interval = _judged(_cut(low, bounds), _cut(high, bounds), "failures + hall", everything.patients)
+    if share or most < _SMALL:
+        return found_interval
+    count = everything.patients
+    unseen = f"nothing failed in {count} patients, which does not rule out a failure in {100 * most:.2g} % of them"
+    return replace(
+        found_interval,
+        note="; ".join(filter(None, (found_interval.note, unseen))),
+        if_none_fails=(max(inner[0], bounds[0]), min(inner[1], bounds[1])),
     )
 
 
@@ -218,7 +228,7 @@ def median_interval(values: Sequence[float] | FloatArray, patients: Sequence[str
     n = len(ordered)
     names = n if patients is None else len(set(patients))
     if names < 2:
-        return _judged(None, None, "order statistics", names, SIMULATED_MEDIAN)
+        return _judged(None, None, "order statistics", names)
     size = n
     if names < n:
         assert patients is not None
@@ -227,7 +237,7 @@ def median_interval(values: Sequence[float] | FloatArray, patients: Sequence[str
     rank = (_median_rank(size) - 0.5) * n / size + 0.5
     positions = np.arange(1, n + 1)
     low, high = (float(np.interp(place, positions, ordered)) for place in (rank, n + 1 - rank))
-    return _judged(low, high, "order statistics", names, SIMULATED_MEDIAN)
+    return _judged(low, high, "order statistics", names)
 
 
 def _median_rank(n: int) -> float:
@@ -251,15 +261,14 @@ def _cut(value: float | None, bounds: tuple[float, float]) -> float | None:
     return None if value is None else min(max(value, bounds[0]), bounds[1])
 
 
-def _judged(
-    low: float | None, high: float | None, method: str, patients: int, simulated: dict[int, float], *, note: str = ""
-) -> Interval:
+def _judged(low: float | None, high: float | None, method: str, patients: int) -> Interval:
     if low is None or high is None:
         few = "fewer than two patients with a value" if patients < 2 else "fewer than two patients where nothing failed"
         return Interval(low=None, high=None, method=method, patients=patients, note=few)
-    tried = [n for n in simulated if n <= patients]
-    coverage = simulated[max(tried)] if tried else None
+    tried = [n for n in SIMULATED[method] if n <= patients]
+    coverage = SIMULATED[method][max(tried)] if tried else None
+    note = ""
     if coverage is None or coverage < LEAST_COVERAGE:
-        known = "was not simulated for so few" if coverage is None else f"is {100 * coverage:.0f} % only"
-        note = "; ".join(filter(None, (f"{patients} patients: coverage {known}", note)))
+        known = "was not simulated for so few" if coverage is None else f"{100 * coverage:.1f} % only"
+        note = f"{patients} patients: coverage {known}"
     return Interval(low=low, high=high, method=method, patients=patients, coverage=coverage, note=note)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.durable import sha256_bytes, sha256_json, write_json, write_text
-from medseg.evaluation.aggregate import ClassSummary, mean_of_classes, summarise_whole
+from medseg.evaluation.aggregate import ClassSummary, Summary, mean_of_classes, summarise_whole
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.identity import code_sha256, definitions, versions
 from medseg.evaluation.lesions import pooled_lesions
@@ -231,23 +231,43 @@ def _caption(scores: Scores) -> str:
     text = f"Mean ± SD over cases; NSD within {shown}; empty masks: {scores.protocol.policy.name}."
     if any(summary.metrics[name].n_imputed for summary in scores.classes for name, _ in _SHOWN):
         text += " * counts the worst value where a mask was missed or spurious; metrics.json has the mean without."
-    return "\n".join([text, *interval_lines(scores.classes), *_group_lines(scores), *_rater_lines(scores)])
+    return text
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """What belongs under the table: intervals of the mean Dice and their notes, the worst subgroups, what raters agree on."""
+    return [*interval_lines(scores.classes), *_group_lines(scores), *_rater_lines(scores)]
 
 
 def interval_lines(classes: Sequence[ClassSummary], metric: str = "dice") -> list[str]:
     """The 95 % interval of each class's mean, and what must be said beside it; no line where no class has one."""
-    found = [(one.class_name, one.metrics[metric]) for one in classes if one.metrics[metric].mean_low is not None]
+    found = {
+        one.class_name: one.metrics[metric]
+        for one in classes
+        if one.metrics[metric].intervals and one.metrics[metric].n > 1
+    }
     if not found:
         return []
-    words = (f"{name} {_number(own.mean_low)} to {_number(own.mean_high)}" for name, own in found)
-    patients = max(own.intervals["mean"]["patients"] for _, own in found)
+    patients = max(own.intervals["mean"]["patients"] for own in found.values())
     title = dict(_SHOWN).get(metric, metric)
-    lines = [f"{title}, 95 % interval of the mean over {patients} patients: {', '.join(words)}."]
+    words = ", ".join(f"{name} {_interval_words(own)}" for name, own in found.items())
+    mean = mean_of_classes(classes)[metric]
+    if len(found) > 1 and mean["mean_low"] is not None:
+        words += f", mean of classes {_number(mean['mean_low'])} to {_number(mean['mean_high'])}"
     notes: dict[str, list[str]] = {}
-    for name, own in found:
+    for name, own in found.items():
         if note := own.intervals["mean"]["note"]:
             notes.setdefault(note, []).append(name)
+    lines = [f"{title}, 95 % interval of the mean over {patients} patients: {words}."]
     return [*lines, *(f"{', '.join(names)}: {note}." for note, names in notes.items())]
+
+
+def _interval_words(found: Summary) -> str:
+    if found.mean_low is None:
+        return "none"
+    without = found.intervals["mean"]["if_none_fails"]
+    text = f"{_number(found.mean_low)} to {_number(found.mean_high)}"
+    return text if without is None else f"{text} ({_number(without[0])} to {_number(without[1])} if none ever fails)"
 
 
 def _group_lines(scores: Scores) -> list[str]:

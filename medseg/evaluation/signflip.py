@@ -59,13 +59,13 @@ def sign_flip(sums: FloatArray, counts: FloatArray, *, level: float = 0.95) -> F
     scale = _ROUNDING * np.abs(sums).sum(axis=0)
     above = np.empty(sums.shape[1])
     below, low, high, patients = above.copy(), above.copy(), above.copy(), (counts > 0).sum(axis=0)
-    flipped, cases = subsets @ sums, subsets @ counts
+    flipped, cases = sums.T @ subsets.T, counts.T @ subsets.T  # (K, subsets): a column's lie together
     rank = int(np.floor((1 - level) / 2 * len(subsets) + 1e-9))
     for k in range(sums.shape[1]):
-        none = cases[:, k] == 0
-        above[k] = (flipped[:, k] <= scale[k]).mean()
-        below[k] = (flipped[:, k] >= -scale[k]).mean()
-        means = flipped[:, k] / np.where(none, 1, cases[:, k])
+        none = cases[k] == 0
+        above[k] = (flipped[k] <= scale[k]).mean()
+        below[k] = (flipped[k] >= -scale[k]).mean()
+        means = flipped[k] / np.where(none, 1, cases[k])
         low[k] = np.partition(np.where(none, -np.inf, means), rank)[rank]
         high[k] = -np.partition(np.where(none, -np.inf, -means), rank)[rank]
     empty = patients == 0
@@ -81,7 +81,7 @@ def sign_flip(sums: FloatArray, counts: FloatArray, *, level: float = 0.95) -> F
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _subsets(patients: int) -> FloatArray:
     """(subsets, patients) of 0 and 1, the empty one first; all of them, or as many drawn at random."""
     if patients <= EXACT_PATIENTS:

@@ -81,6 +81,16 @@ def test_failures_are_allowed_for_only_where_they_count():
     assert standard["volume_difference_ml"].n == 0
 
 
+def test_the_interval_of_the_mean_of_classes_is_over_patients():
+    # Two classes that always score alike tell what one of them tells.
+    dices = [0.7, 0.75, 0.8, 0.82, 0.9]
+    rows = {f"c{k}": [row("liver", "present", dice=d), row("tumour", "present", dice=d)] for k, d in enumerate(dices)}
+    classes = summarise(rows, ("liver", "tumour"), POLICIES["standard"])
+    one, both = classes[0].metrics["dice"], mean_of_classes(classes)["dice"]
+    assert (both["mean_low"], both["mean_high"]) == pytest.approx((one.mean_low, one.mean_high))
+    assert both["interval"]["patients"] == 5
+
+
 def test_cases_of_one_patient_are_one_cluster():
     rows = {f"c{k}": [row("liver", "present", dice=0.7 + 0.05 * (k // 2))] for k in range(8)}
     alone, paired = (
@@ -109,8 +119,9 @@ def test_order_of_cases_does_not_show():
 
 def test_mean_of_classes_names_the_classes_it_is_of():
     means = mean_of_classes(summarise({"c1": ROWS["c1"]}, ("liver", "tumour"), POLICIES["standard"]))
-    assert means["dice"] == {"mean": 0.9, "mean_defined": 0.9, "classes": ["liver"]}
-    assert means["assd_mm"] == {"mean": None, "mean_defined": None, "classes": []}
+    found = {key: means["dice"][key] for key in ("mean", "mean_low", "mean_defined", "classes")}
+    assert found == {"mean": 0.9, "mean_low": None, "mean_defined": 0.9, "classes": ["liver"]}
+    assert (means["assd_mm"]["mean"], means["assd_mm"]["mean_high"], means["assd_mm"]["classes"]) == (None, None, [])
     both = mean_of_classes(summarise(ROWS, ("liver", "tumour"), POLICIES["standard"]))
     assert both["dice"]["mean"] == pytest.approx((1.7 / 3 + 0.25) / 2)
     assert both["dice"]["classes"] == ["liver", "tumour"]

@@ -13,13 +13,14 @@ from medseg.evaluation.comparing import (
     detectable_difference,
     holm,
     judge,
+    tie_margin,
     wilcoxon_p,
 )
 from medseg.evaluation.comparison import compare_runs, comparison_json, unique_names
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.protocol import make_protocol
 from medseg.evaluation.ranking import kendall_tau
-from medseg.evaluation.runs import read_run
+from medseg.evaluation.runs import read_run, scores_folder
 
 LABELS = {"background": (0,), "liver": (1,), "tumour": (2,)}
 CASES = 8
@@ -136,6 +137,21 @@ def test_what_differs_is_refused_or_left_out(folders):
         judge(folders / "scores_bad", folders / "scores_good", metric="volume_reference_ml")
 
 
+def test_raters_must_have_been_treated_alike(folders):
+    good = read_run(folders / "scores_good", name="good")
+    other = replace(good, name="other", content={**good.content, "raters": {"policy": "staple"}})
+    with pytest.raises(InputError, match=r"scored against differs \(good first, other staple\)"):
+        comparable([good, other], metrics=("dice",))
+
+
+def test_other_code_is_said(folders):
+    good = read_run(folders / "scores_good", name="good")
+    other = replace(good, content={**good.content, "identity": {**good.content["identity"], "code_sha256": "x"}})
+    assert comparable([good, other], metrics=("dice",)).notes == (
+        "scored by different versions of the metrics' code, whose definitions agree",
+    )
+
+
 def test_other_references_are_no_comparison(folders):
     against_itself = score(folders, "good", into="other_references", reference="bad")
     with pytest.raises(InputError, match="8 cases are in all runs and 8 of them have other references"):
@@ -167,6 +183,8 @@ def test_folders_that_are_no_scores(folders, tmp_path):
     ):
         read_run(tmp_path / "work")
     assert read_run(tmp_path / "work" / "scores" / "one").name == "one"
+    reported = score(folders, "good", into=tmp_path / "work" / "crossvalidation" / "scores" / "reported")
+    assert scores_folder(tmp_path / "work") == scores_folder(tmp_path / "work" / "crossvalidation") == reported
     path = tmp_path / "work" / "scores" / "one"
     (path / "cases.csv").write_text((path / "cases.csv").read_text().replace("c1", "c9"))
     with pytest.raises(DamagedFileError, match=r"cases.csv is not the one of metrics.json"):
@@ -231,6 +249,12 @@ def test_three_runs(folders, tmp_path, capsys):
 def test_one_run_is_no_comparison(folders, capsys):
     assert main(["compare", str(folders / "scores_bad")]) == 2
     assert "was given 1 run, expected two or more" in capsys.readouterr().err
+
+
+def test_ties_have_a_unit():
+    assert [tie_margin(name) for name in ("dice", "hd95_mm", "volume_difference_ml", "volume_difference_percent")] == [
+        0.01, 0.5, 0.1, 1.0
+    ]  # fmt: skip
 
 
 def test_names_are_told_apart():

@@ -1,12 +1,13 @@
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from medseg.durable import sha256_file
-from medseg.evaluation import case_table, flat_metrics, match_folders, run_evaluate, terminal_table
+from medseg.evaluation import case_table, flat_metrics, match_folders, run_evaluate, score_lines, terminal_table
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.protocol import make_protocol
 from medseg.evaluation.registry import METRICS, metric_names
@@ -81,6 +82,14 @@ def test_terminal_table(report):
     assert ["1", "absent"] in lines
     assert "NSD within 1 mm; empty masks: standard" in " ".join(text.split())
     assert "* counts the worst value" in " ".join(text.split())
+
+
+def test_lines_under_the_table(report):
+    assert score_lines(report.scores) == ["Dice, 95 % interval of the mean over 2 patients: liver none.", *[
+        "liver: fewer than two patients where nothing failed."
+    ]]  # fmt: skip
+    groups = {"site": {"a": "A", "b": "B"}}
+    assert score_lines(replace(report.scores, groups=groups)) == score_lines(report.scores)  # too few to be named
 
 
 def test_every_metric_says_what_it_is():
