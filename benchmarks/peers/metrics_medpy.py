@@ -1,6 +1,6 @@
 """medpy's metrics of the pairs in a folder (see compare_metrics.py).
 
-    python metrics_medpy.py FOLDER
+python metrics_medpy.py FOLDER
 """
 
 import json

@@ -1,6 +1,6 @@
 """MONAI's metrics of the pairs in a folder (see compare_metrics.py).
 
-    python metrics_monai.py FOLDER
+python metrics_monai.py FOLDER
 """
 
 import json

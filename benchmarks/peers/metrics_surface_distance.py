@@ -1,6 +1,6 @@
 """DeepMind surface-distance's metrics of the pairs in a folder (see compare_metrics.py).
 
-    python metrics_surface_distance.py FOLDER
+python metrics_surface_distance.py FOLDER
 """
 
 import json

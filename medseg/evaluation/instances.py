@@ -105,7 +105,7 @@ def find_instances(
     confidences = None
     if probability is not None:
         sums = np.bincount(numbers_p.reshape(-1), weights=probability.reshape(-1), minlength=sizes_p.size + 1)
-        confidences = sums[1:] / sizes_p
+        confidences = np.round(sums[1:] / sizes_p, 6)  # equal ones stay equal, however many voxels were summed
     return Instances(
         sizes_p.astype(np.int64),
         sizes_r.astype(np.int64),

@@ -4,7 +4,7 @@ import brute_force
 import numpy as np
 import pytest
 
-from medseg.evaluation import score_masks, surface
+from medseg.evaluation import score_masks
 from medseg.evaluation.surface import boundary, surface_distances
 
 
