@@ -105,7 +105,9 @@ def find_instances(
     confidences = None
     if probability is not None:
         sums = np.bincount(numbers_p.reshape(-1), weights=probability.reshape(-1), minlength=sizes_p.size + 1)
-        confidences = np.round(sums[1:] / sizes_p, 6)  # equal ones stay equal, however many voxels were summed
+        confidences = np.round(
+            sums[1:].astype(np.float64) / sizes_p, 6
+        )  # equal ones stay equal, however many voxels were summed
     return Instances(
         sizes_p.astype(np.int64),
         sizes_r.astype(np.int64),

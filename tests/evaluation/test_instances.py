@@ -98,9 +98,8 @@ def test_order_and_turning_do_not_matter():
 def test_confidence_is_the_mean_probability():
     probability = np.linspace(0, 1, 40, dtype=np.float32)
     found = find_instances(PREDICTION, REFERENCE, probability=probability)
-    assert found.confidences == pytest.approx(
-        [probability[2:10].mean(), probability[18:22].mean(), probability[35:37].mean()]
-    )
+    wanted = [probability[first:last].mean() for first, last in ((2, 10), (18, 22), (35, 37))]
+    assert found.confidences == pytest.approx(wanted, abs=1e-6)
 
 
 def test_froc_on_paper():
