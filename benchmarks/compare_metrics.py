@@ -4,9 +4,10 @@
     python benchmarks/compare_metrics.py [--peers /tmp/metric_peers] [--pairs 300] [--output FILE.md]
 
 Pairs: 2D, 3D, anisotropic, touching the border, with holes, sparse and dense, one empty, both empty, and volumes of one slice
-(the others get the slice; medseg squeezes by itself). Each library runs in a process, and where it is not medseg's own
-dependency in an environment, of its own. Prints per library and metric how many pairs both define and the largest relative deviation; then
-what differs on purpose, with numbers. Returns 1 where a deviation is above 1e-9 of brute force or 1e-5 of a library.
+(the others get the slice; medseg squeezes by itself). Each library runs in a process of its own, and where it is not medseg's
+own dependency in an environment of its own. Prints per library and metric how many pairs both define and the largest relative
+deviation; then what differs on purpose, with numbers. Returns 1 where a deviation is above 1e-9 of brute force or 1e-5 of a
+library.
 """
 
 from __future__ import annotations

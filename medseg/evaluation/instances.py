@@ -102,7 +102,7 @@ def find_instances(
     numbers_r, sizes_r = components(reference)
     where = numbers_p.astype(bool) & numbers_r.astype(bool)
     pairs, counts = np.unique(np.stack([numbers_p[where], numbers_r[where]], axis=1), axis=0, return_counts=True)
-    confidences = None
+    confidences: FloatArray | None = None
     if probability is not None:
         sums = np.bincount(numbers_p.reshape(-1), weights=probability.reshape(-1), minlength=sizes_p.size + 1)
         confidences = np.round(
