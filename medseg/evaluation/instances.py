@@ -105,9 +105,8 @@ def find_instances(
     confidences: FloatArray | None = None
     if probability is not None:
         sums = np.bincount(numbers_p.reshape(-1), weights=probability.reshape(-1), minlength=sizes_p.size + 1)
-        confidences = np.round(
-            sums[1:].astype(np.float64) / sizes_p, 6
-        )  # equal ones stay equal, however many voxels were summed
+        # Rounded, so that equal ones stay equal however many voxels were summed.
+        confidences = np.round(sums[1:] / sizes_p.astype(np.float64), 6).astype(np.float64)
     return Instances(
         sizes_p.astype(np.int64),
         sizes_r.astype(np.int64),
