@@ -23,6 +23,8 @@ CodeArray = npt.NDArray[np.int64]
 IndexArray = npt.NDArray[np.intp]
 
 
+# What was found out about codes of so many neighbours: the same few come again and again.
+_ANSWERS: dict[int, dict[int, bool]] = {}
 _MOST_ANSWERS = 2**20
 
 
@@ -102,7 +104,7 @@ def _codes(flat: BoolArray, voxels: IndexArray, shifts: list[int]) -> CodeArray:
 def _removable(codes: CodeArray, about: _Neighbourhood) -> BoolArray:
     """Whether a voxel with these neighbours is simple, and no end of a line nor a single voxel."""
     few, inverse = np.unique(codes, return_inverse=True)
-    answers = _answers(len(about.steps))
+    answers = _ANSWERS.setdefault(len(about.steps), {})
     asked = few.tolist()
     new = np.array([code for code in asked if code not in answers], np.int64)
     if new.size:
@@ -114,12 +116,6 @@ def _removable(codes: CodeArray, about: _Neighbourhood) -> BoolArray:
     if len(answers) > _MOST_ANSWERS:
         answers.clear()
     return found
-
-
-@cache
-def _answers(neighbours: int) -> dict[int, bool]:
-    """What :func:`_removable` found out about codes of so many neighbours; the same few come again and again."""
-    return {}
 
 
 def _pieces(codes: CodeArray, seeds: CodeArray, joined: tuple[int, ...]) -> npt.NDArray[np.int64]:
