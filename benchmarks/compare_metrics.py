@@ -3,10 +3,11 @@
     benchmarks/setup_metric_peers.sh
     python benchmarks/compare_metrics.py [--peers /tmp/metric_peers] [--pairs 300] [--output FILE.md]
 
-Pairs: 2D, 3D, anisotropic, touching the border, with holes, sparse and dense, one empty, both empty, and volumes of one slice (the
-others get the slice; medseg squeezes by itself). Each library runs in a process, and where it is not medseg's own dependency in
-an environment, of its own. Prints per library and metric how many pairs both define and the largest relative deviation; then
-what differs on purpose, with numbers. Returns 1 where a deviation is above 1e-9 of brute force or 1e-5 of a library.
+Pairs: 2D, 3D, anisotropic, touching the border, with holes, sparse and dense, one empty, both empty, and volumes of one slice
+(the others get the slice; medseg squeezes by itself). Each library runs in a process of its own, and where it is not medseg's
+own dependency in an environment of its own. Prints per library and metric how many pairs both define and the largest relative
+deviation; then what differs on purpose, with numbers. Returns 1 where a deviation is above 1e-9 of brute force or 1e-5 of a
+library.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ OURS = ("surface_elements", "pooled")
 TOLERANCE_MM = 1.3717
 
 Mask = np.ndarray
+KINDS = ("plane", "volume", "anisotropic", "border", "holes", "noise", "slice", "sparse", "missed", "both_empty")
 
 
 def blob(rng: np.random.Generator, shape: tuple[int, ...], spacing: np.ndarray) -> Mask:
@@ -47,39 +49,43 @@ def blob(rng: np.random.Generator, shape: tuple[int, ...], spacing: np.ndarray) 
 
 def pairs(count: int) -> Iterator[tuple[str, Mask, Mask, np.ndarray]]:
     """Name, prediction, reference, spacing."""
-    kinds = ("plane", "volume", "anisotropic", "border", "holes", "noise", "slice", "sparse", "missed", "both_empty")
     for number in range(count):
-        rng = np.random.default_rng(number)
-        kind = kinds[number % len(kinds)]
-        flat = kind == "plane" or (kind in ("border", "holes", "noise", "sparse", "missed") and number % 3 == 0)
+        rng, kind, again = np.random.default_rng(number), KINDS[number % len(KINDS)], number // len(KINDS)
+        flat = kind == "plane" or (kind in ("border", "holes", "noise", "sparse", "missed") and again % 3 == 0)
         shape = tuple(int(n) for n in rng.integers(12, 36 if flat else 20, 2 if flat else 3))
-        spacing = rng.uniform(0.4, 3.0, len(shape)) if kind != "volume" else np.ones(len(shape))
-        if kind == "anisotropic":
-            spacing = np.array([0.7, 0.7, 2.5])
         if kind == "slice":
-            axis = int(rng.integers(3))
-            shape = tuple(1 if a == axis else n for a, n in enumerate(shape))
+            shape = tuple(1 if axis == again % 3 else n for axis, n in enumerate(shape))
+        spacing = np.array([0.7, 0.7, 2.5]) if kind == "anisotropic" else rng.uniform(0.4, 3.0, len(shape))
+        if kind == "volume":
+            spacing[:] = 1.0
         reference = blob(rng, shape, spacing)
         prediction = np.roll(reference, rng.integers(-2, 3, len(shape)), range(len(shape)))
-        prediction ^= rng.random(shape) < 0.02
-        if kind == "border":
-            reference, prediction = (np.pad(m, 0) for m in (reference, prediction))
-            reference[0], prediction[:, 0] = True, True
-        elif kind == "holes":
-            prediction &= rng.random(shape) < 0.8
-            reference &= rng.random(shape) < 0.95
-        elif kind == "noise":
-            prediction, reference = rng.random((2, *shape)) < rng.uniform(0.1, 0.9)
-        elif kind == "sparse":
-            prediction, reference = rng.random((2, *shape)) < 0.01
-        elif kind == "missed":
-            (prediction if number % 2 else reference)[:] = False
-        elif kind == "both_empty":
-            if number % 20 < 10:
-                prediction[:], reference[:] = False, False
-            else:  # every other time an ordinary pair that agrees in all but a few voxels
-                prediction = reference ^ (rng.random(shape) < 0.005)
-        yield f"{number:03d}_{kind}", prediction, reference, spacing
+        yield (
+            f"{number:03d}_{kind}",
+            *changed(kind, prediction ^ (rng.random(shape) < 0.02), reference, rng, again),
+            spacing,
+        )
+
+
+def changed(kind: str, prediction: Mask, reference: Mask, rng: np.random.Generator, again: int) -> tuple[Mask, Mask]:
+    """The pair, made what its kind says."""
+    shape = reference.shape
+    if kind == "border":
+        reference[0], prediction[:, 0] = True, True
+    elif kind == "holes":
+        prediction &= rng.random(shape) < 0.8
+        reference &= rng.random(shape) < 0.95
+    elif kind == "noise":
+        prediction, reference = rng.random((2, *shape)) < rng.uniform(0.1, 0.9)
+    elif kind == "sparse":
+        prediction, reference = rng.random((2, *shape)) < 0.01
+    elif kind == "missed":
+        (prediction if again % 2 else reference)[...] = False
+    elif kind == "both_empty" and again % 2:
+        prediction[...], reference[...] = False, False
+    elif kind == "both_empty":  # every other time a pair that agrees in all but a few voxels
+        prediction = reference ^ (rng.random(shape) < 0.005)
+    return prediction, reference
 
 
 def run(command: list[str]) -> dict[str, dict[str, Any]]:
@@ -154,17 +160,33 @@ def on_purpose(ours: dict[str, dict[str, float]], theirs: dict[str, dict[str, di
         lines.append(f"| {words} | {len(values)} | {np.median(values):.3g} {unit} | {max(values):.3g} {unit} |")
 
     inside = [row for row in ours.values() if defined(row["hd_mm"])]
-    for one, other in (
-        ("hd95_mm", "hd95_pooled_mm"),
-        ("hd95_mm", "hd95_surfel_mm"),
-        ("assd_mm", "masd_mm"),
-        ("assd_mm", "assd_surfel_mm"),
-    ):
+    others = {"hd95_mm": ("hd95_pooled_mm", "hd95_surfel_mm"), "assd_mm": ("masd_mm", "assd_surfel_mm")}
+    for one, other in ((one, other) for one, several in others.items() for other in several):
         line(f"`{one}` and `{other}`", [abs(row[one] - row[other]) for row in inside], "mm")
     line("`nsd` and `nsd_surfel`", [abs(row["nsd"] - row["nsd_surfel"]) for row in inside], "")
     filled = theirs["SimpleITK"]
     apart = [abs(ours[pair]["hd_mm"] - row["hd_filled_mm"]) for pair, row in filled.items() if "hd_filled_mm" in row]
     line("`hd_mm` and SimpleITK's HD of whole masks", apart, "mm")
+    return lines
+
+
+def spheres() -> list[str]:
+    """Shapes whose surface distances are known: what a voxel grid makes of them, by both definitions."""
+    lines = ["| shapes | spacing, mm | by | HD | HD95 | ASSD | NSD |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    shapes = {
+        "spheres, R 30 mm, shifted by 5 mm: truth 5, 4.75, 2.50, .400 at 2 mm": ((30, 30), 5.0, 2.0),
+        "concentric spheres, R 30 and 33 mm: truth 3, 3, 3, 1 at 3 mm": ((30, 33), 0.0, 3.0),
+    }
+    for words, (radii, shift, tolerance) in shapes.items():
+        for spacing in ((1.0, 1.0, 1.0), (0.7, 0.7, 2.5)):
+            grid = np.ogrid[tuple(slice(-int(40 / s), int(40 / s) + 1) for s in spacing)]
+            x, y, z = (places * s for places, s in zip(grid, spacing, strict=True))
+            one, other = (((x - c) ** 2 + y**2 + z**2 <= r * r) for r, c in zip(radii, (0, shift), strict=True))
+            found = score_masks(one, other, spacing_mm=spacing, tolerance_mm=tolerance, metrics=("surface_elements",))
+            for by, end in (("voxels", ""), ("surface elements", "_surfel")):
+                names = (f"hd{end}_mm", f"hd95{end}_mm", f"assd{end}_mm", f"nsd{end}")
+                values = " | ".join(f"{found[name]:.3f}" for name in names)
+                lines.append(f"| {words} | {' x '.join(f'{s:g}' for s in spacing)} | {by} | {values} |")
     return lines
 
 
@@ -199,7 +221,7 @@ def main() -> int:
             for name, own in python.items()
         }
     lines, worse = table(ours, theirs)
-    text = "\n".join([*lines, "", *empties(theirs, filled), "", *on_purpose(ours, theirs)]) + "\n"
+    text = "\n".join([*lines, "", *empties(theirs, filled), "", *on_purpose(ours, theirs), "", *spheres()]) + "\n"
     sys.stdout.write(text)
     if arguments.output:
         write_text(arguments.output, text)

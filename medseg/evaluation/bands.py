@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from medseg.evaluation.overlap import BoolArray
-from medseg.evaluation.postprocessing import bounding_box
 from medseg.evaluation.surface import boundary
 
 DIAGONAL_SHARE = 0.02
@@ -35,14 +34,16 @@ def boundary_iou(
 
 
 def _rim(mask: BoolArray, spacing_mm: Sequence[float], distance_mm: float) -> BoolArray:
-    from scipy.ndimage import distance_transform_edt
+    """Piece by piece, in its box: from no voxel of a piece is the nearest outside further than where the piece ends."""
+    from scipy import ndimage
 
     rim = np.zeros_like(mask)
-    box = bounding_box(mask)
-    if box is None:
-        return rim
-    inside = mask[box]
-    depth = distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[(slice(1, -1),) * mask.ndim]
-    # Across thick slices the outside may be further than the rim is wide; what touches it is rim all the same.
-    rim[box] = inside & ((depth <= distance_mm + 1e-9) | boundary(inside))
+    numbers = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, structure=np.ones((3,) * mask.ndim), output=numbers)
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        own = numbers[box] == number
+        # Pieces that do not even share a corner have outside between them, so others may be taken for outside.
+        depth = ndimage.distance_transform_edt(np.pad(own, 1), sampling=spacing_mm)[(slice(1, -1),) * mask.ndim]
+        # Across thick slices the outside may be further than the rim is wide; what touches it is rim all the same.
+        rim[box] |= own & ((depth <= distance_mm + 1e-9) | boundary(own))
     return rim

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.evaluation.overlap import BoolArray
-from medseg.evaluation.postprocessing import components
 
 IOU_THRESHOLD = 0.5
 
@@ -98,20 +97,30 @@ def find_instances(
         reference: the true one.
         probability: of the class, of the same shape, for the lesions' confidence.
     """
-    numbers_p, sizes_p = components(prediction)
-    numbers_r, sizes_r = components(reference)
-    where = numbers_p.astype(bool) & numbers_r.astype(bool)
+    numbers_p, sizes_p = _numbered(prediction)
+    numbers_r, sizes_r = _numbered(reference)
+    where = prediction & reference
     pairs, counts = np.unique(np.stack([numbers_p[where], numbers_r[where]], axis=1), axis=0, return_counts=True)
-    confidences = None
+    confidences: FloatArray | None = None
     if probability is not None:
-        sums = np.bincount(numbers_p.reshape(-1), weights=probability.reshape(-1), minlength=sizes_p.size + 1)
-        confidences = sums[1:] / sizes_p
+        sums = np.bincount(numbers_p[prediction], weights=probability[prediction], minlength=sizes_p.size + 1)
+        # Rounded, so that equal ones stay equal however many voxels were summed.
+        confidences = np.round(sums[1:] / sizes_p.astype(np.float64), 6).astype(np.float64)
     return Instances(
-        sizes_p.astype(np.int64),
-        sizes_r.astype(np.int64),
+        sizes_p,
+        sizes_r,
         np.column_stack([pairs.reshape(-1, 2) - 1, counts]).astype(np.int64),
         confidences,
     )
+
+
+def _numbered(mask: BoolArray) -> tuple[npt.NDArray[np.int32], CountArray]:
+    """Number of each voxel's lesion, 0 outside; voxels of lesion 1, 2, ..."""
+    from scipy import ndimage
+
+    numbers = np.empty(mask.shape, np.int32)
+    count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim), output=numbers)
+    return numbers, np.bincount(numbers[mask], minlength=int(count) + 1)[1:].astype(np.int64)
 
 
 def true_positives(lesions: Instances, threshold: float = IOU_THRESHOLD) -> int:

@@ -23,6 +23,11 @@ CodeArray = npt.NDArray[np.int64]
 IndexArray = npt.NDArray[np.intp]
 
 
+# What was found out about codes of so many neighbours: the same few come again and again.
+_ANSWERS: dict[int, dict[int, bool]] = {}
+_MOST_ANSWERS = 2**20
+
+
 class _Neighbourhood(NamedTuple):
     """The 3^rank - 1 neighbours of a voxel, as bits of a code.
 
@@ -52,18 +57,40 @@ def skeletonise(mask: BoolArray) -> BoolArray:
     voxels = np.flatnonzero(flat)
     parity = np.zeros(flat.size, np.uint8)
     parity[voxels] = sum((own & 1) << axis for axis, own in enumerate(np.unravel_index(voxels, padded.shape)))
+    # Only voxels beside the outside can go; those inside are looked at once they lie open.
+    known = np.zeros(flat.size, np.bool_)
+    open_voxels = _newly_open(voxels, np.array([0]), flat, known, sides)
     while True:
-        before = voxels.size
+        removed = 0
         for side in sides:
             # Decided once for the whole side, as it is before anything goes, so that lines are not eaten from their ends.
-            border = voxels[~flat[voxels + side]]
+            border = open_voxels[~flat[open_voxels + side]]
             border = border[_removable(_codes(flat, border, shifts), about)]
+            gone = []
             for own in range(2**mask.ndim):
                 chosen = border[parity[border] == own]
-                flat[chosen[_removable(_codes(flat, chosen, shifts), about)]] = False
-            voxels = voxels[flat[voxels]]
-        if voxels.size == before:
+                gone.append(chosen[_removable(_codes(flat, chosen, shifts), about)])
+                flat[gone[-1]] = False
+            taken = np.concatenate(gone)
+            removed += taken.size
+            new = _newly_open(taken, np.array(sides), flat, known, sides)
+            open_voxels = np.concatenate([open_voxels[flat[open_voxels]], new])
+        if not removed:
             return padded[(slice(1, -1),) * mask.ndim]
+
+
+def _newly_open(
+    around: IndexArray, steps: IndexArray, flat: BoolArray, known: BoolArray, sides: list[int]
+) -> IndexArray:
+    """Voxels of the mask at these steps from some places that have the outside beside them and are not known yet."""
+    found = np.unique((around[:, None] + steps).reshape(-1))
+    found = found[flat[found] & ~known[found]]
+    is_open = np.zeros(found.size, np.bool_)
+    for side in sides:
+        is_open |= ~flat[found + side]
+    found = found[is_open]
+    known[found] = True
+    return found
 
 
 def _codes(flat: BoolArray, voxels: IndexArray, shifts: list[int]) -> CodeArray:
@@ -77,11 +104,18 @@ def _codes(flat: BoolArray, voxels: IndexArray, shifts: list[int]) -> CodeArray:
 def _removable(codes: CodeArray, about: _Neighbourhood) -> BoolArray:
     """Whether a voxel with these neighbours is simple, and no end of a line nor a single voxel."""
     few, inverse = np.unique(codes, return_inverse=True)
-    simple = (_pieces(few, few, about.touching) == 1) & (
-        _pieces(~few & about.near, ~few & about.faces, about.beside) == 1
-    )
-    removable: BoolArray = (simple & (few & (few - 1) != 0))[inverse]
-    return removable
+    answers = _ANSWERS.setdefault(len(about.steps), {})
+    asked = few.tolist()
+    new = np.array([code for code in asked if code not in answers], np.int64)
+    if new.size:
+        simple = (_pieces(new, new, about.touching) == 1) & (
+            _pieces(~new & about.near, ~new & about.faces, about.beside) == 1
+        )
+        answers.update(zip(new.tolist(), (simple & (new & (new - 1) != 0)).tolist(), strict=True))
+    found: BoolArray = np.array([answers[code] for code in asked], np.bool_)[inverse]
+    if len(answers) > _MOST_ANSWERS:
+        answers.clear()
+    return found
 
 
 def _pieces(codes: CodeArray, seeds: CodeArray, joined: tuple[int, ...]) -> npt.NDArray[np.int64]:

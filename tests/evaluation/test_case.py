@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from medseg.errors import GeometryError, LabelError, ScanError
+from medseg.evaluation import case as case_module
 from medseg.evaluation.case import CaseTask, FileState, file_stamp, score_case, score_label_maps
 from medseg.evaluation.protocol import make_protocol
+from medseg.evaluation.registry import GROUPS
 from medseg.imaging import LabelMap
 
 LABELS = {"background": (0,), "liver": (1,), "tumour": (2, 3)}
+CALIBRATION = {metric.name for metric in GROUPS["calibration"]}
 PROTOCOL = make_protocol(labels=LABELS, tolerance_mm={"liver": 2.0, "tumour": 1.0})
 OBLIQUE = np.array([[0.6, -0.8, 0, 5], [0.8, 0.6, 0, -7], [0, 0, 2.5, 11], [0, 0, 0, 1.0]]) @ np.diag([0.7, 0.7, 1, 1])
 
@@ -180,3 +183,49 @@ def test_ignored_voxels_are_in_no_region(arrays):
     emptied = [np.where(reference == 3, 0, array) for array in (prediction % 3, reference)]
     wanted = score_label_maps(*map(label_map, emptied), protocol=make_protocol(labels=labels), name="c")
     assert_equal_but_for_the_background(found, wanted)
+
+
+def test_all_classes_together(arrays):
+    prediction, reference = arrays
+    found = case_module.score_case_arrays(
+        prediction,
+        reference,
+        spacing_xyz_mm=(0.7, 0.7, 2.5),
+        class_names=("background", "a", "b", "c"),
+        tolerance_mm={"a": 1.0, "b": 1.0, "c": 1.0},
+    ).values
+    assert found["pixel_accuracy"] == pytest.approx((prediction == reference).mean())
+    ious = [
+        ((prediction == k) & (reference == k)).sum() / ((prediction == k) | (reference == k)).sum() for k in range(4)
+    ]
+    assert found["mean_iou"] == pytest.approx(np.mean(ious))
+    frequencies = [(reference == k).mean() for k in range(4)]
+    assert found["frequency_weighted_iou"] == pytest.approx(np.dot(ious, frequencies))
+
+
+def test_nothing_is_said_of_all_classes_where_they_overlap_or_some_were_not_looked_for(tmp_path, save_mask, arrays):
+    path = save_mask(tmp_path / "a.nii.gz", arrays[0])
+    state = FileState(path=path, sha256="-", stamp=file_stamp(path))
+    task = CaseTask(case_id="c", prediction=state, reference=state, protocol=PROTOCOL)
+    assert score_case(task).values["pixel_accuracy"] == 1.0
+    for other in (
+        replace(task, labelled=("liver",)),
+        replace(task, protocol=make_protocol(labels={"background": (0,), "all": (1, 2, 3), "core": (2,)})),
+    ):
+        assert set(score_case(other).values.values()) == {None}
+
+
+def test_every_metric_whatever_the_memory_order_and_the_flat_axes(arrays):
+    prediction, reference = arrays
+    protocol = make_protocol(labels=LABELS, metrics=("all",))
+    wanted = score_label_maps(label_map(prediction), label_map(reference), protocol=protocol, name="c")
+    found = score_label_maps(
+        label_map(np.asfortranarray(prediction)), label_map(np.asfortranarray(reference)), protocol=protocol, name="c"
+    )
+    for one, other in zip(found, wanted, strict=True):
+        # Which of several centre lines remains depends on the order in which voxels are looked at.
+        names = [name for name, value in other.values.items() if value is not None and name != "cldice"]
+        assert [one.values[name] for name in names] == pytest.approx([other.values[name] for name in names], rel=1e-9)
+    flat = score_label_maps(label_map(prediction[:, :1]), label_map(reference[:, :1]), protocol=protocol, name="c")
+    undefined = {name for name, value in flat[0].values.items() if value is None}
+    assert undefined - {"lesion_sq"} == CALIBRATION
