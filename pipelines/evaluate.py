@@ -129,8 +129,9 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
             run = stack.enter_context(stack.enter_context(tracker).run("evaluate", name, resume_file=resume_file))
         run_elsewhere = None if cluster is None else cluster.on(output.absolute())
         report = run_evaluate(cases, output=output, processes=context.args.processes, run=run_elsewhere)
+        made = None
         if not context.args.no_report and (config is None or config.evaluate.report):
-            make_report(report_inputs(context, output, cases))
+            made = make_report(report_inputs(context, output, cases))
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             run.log_table(case_table(report.scores), "cases")
@@ -143,6 +144,8 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         write_stage_record(output, stage="evaluate", config=plain, inputs=inputs, seconds=seconds)
     Console().print(terminal_table(report.scores))
     sys.stdout.write(f"{output}: {report.scored} cases scored, {report.kept} kept\n")
+    if made is not None:
+        sys.stdout.write(f"{made.html}\n")
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code
