@@ -35,7 +35,7 @@
     });
   }
 
-  addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details:not(.long)")) one.open = true; });
+  addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
 
   // --- cases -----------------------------------------------------------------------------------------------------------
   const source = document.getElementById("cases-data");
@@ -356,7 +356,9 @@
   const flip = (name) => {
     layers[name] = !layers[name];
     buttons.filter((button) => button.dataset.layer === name).forEach((button) => button.setAttribute("aria-pressed", layers[name]));
-    for (const legend of legends) legend.hidden = !layers[legend.dataset.legend];
+    for (const legend of legends) {
+      legend.hidden = legend.dataset.legend === "classes" ? layers.errors || layers.entropy : !layers[legend.dataset.legend];
+    }
     viewers.forEach((viewer) => viewer.draw());
   };
   buttons.forEach((button) => button.addEventListener("click", () => flip(button.dataset.layer)));

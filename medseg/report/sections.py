@@ -307,7 +307,7 @@ def all_rows(content: Content) -> Html:
     return section(
         "rows", "All rows", f"{lead} of cases.csv, lowest Dice first. Empty where a metric is undefined.",
         element("details", element("summary", "Show the table"),
-                table(heads, cells, numeric_from=3, class_="sortable"), class_="long"),
+                table(heads, cells, numeric_from=3, class_="sortable")),
     )  # fmt: skip
 
 

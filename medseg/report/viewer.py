@@ -76,13 +76,15 @@ def _legend(content: Content, shown: Sequence[Shown]) -> Html:
     ]
     how = [element("li", element("i", class_="line"), "outline: reference"), element("li", "filled: prediction")]
     errors = [element("li", element("i", style=f"background:{colour}"), word) for colour, word in _ERRORS]
+    white = element("li", "outline: reference; dashed: prediction")
     return joined(
-        element("ul", names, how, class_="legend"),
-        element("ul", element("li", "Errors:"), errors, class_="legend", data_legend="errors", hidden=True),
+        element("ul", names, how, class_="legend", data_legend="classes"),
+        element("ul", element("li", "Errors:"), errors, white, class_="legend", data_legend="errors", hidden=True),
         element(
             "ul",
             element("li", "Uncertainty:"),
             element("li", "0", element("i", class_="ramp"), "1"),
+            white,
             class_="legend",
             data_legend="entropy",
             hidden=True,
