@@ -144,8 +144,9 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         report = run_evaluate(
             cases, output=output, processes=context.args.processes, run=run_elsewhere, error_maps=maps
         )
+        made = None
         if not context.args.no_report and (config is None or config.evaluate.report):
-            make_report(report_inputs(context, output, cases))
+            made = make_report(report_inputs(context, output, cases))
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             log_case_table(run, report.scores)
@@ -161,6 +162,8 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
     Console().print(terminal_table(report.scores))
     sys.stdout.writelines(f"{line}\n" for line in score_lines(report.scores))
     sys.stdout.write(f"{output}: {report.scored} cases scored, {report.kept} kept\n")
+    if made is not None:
+        sys.stdout.write(f"{made.html}\n")
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code

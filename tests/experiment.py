@@ -112,5 +112,6 @@ def _config(*, picture: bool, steps: int) -> dict[str, Any]:
             "save_minutes": 1e-6,
         },
         "infer": {"cases": "all", "mirror": False, "precision": "float32"},
+        "evaluate": {"report": False},  # drawn in seconds; tests/report looks at it
         "tracking": {"wait_seconds": 5.0},
     }

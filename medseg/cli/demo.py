@@ -137,7 +137,7 @@ def _print_places(work: Path) -> None:
     model = latest_run(work, None) / "model"
     print(
         f"\nmasks    {work}/predictions/testing/\n"
-        f"scores   {work}/scores/testing/cases.csv and metrics.json\n"
+        f"scores   {work}/scores/testing/cases.csv, metrics.json and report.html\n"
         f"model    {model}\n"
         f"         {programs}/medseg infer SCAN --model {model} --output masks\n"
         f"runs     {programs}/mlflow ui --backend-store-uri sqlite:///{work}/mlflow.db"

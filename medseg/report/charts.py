@@ -184,20 +184,24 @@ def bland_altman(table: ScoreTable, class_name: str, index: int) -> Html | None:
         return None
     difference = [p - r for p, r in known]
     bias, spread = float(np.mean(difference)), float(np.std(difference, ddof=1))
+    middle = [(p + r) / 2 for p, r in known]
+    limit = AGREEMENT * spread
+    # At least 2 % of the volumes up and down: differences of rounding would fill the plot otherwise.
+    reach = 1.2 * max(limit, *(abs(one - bias) for one in difference), 0.02 * max(middle))
     with drawing(WIDTH, _HEIGHT) as figure:
         axes = figure.subplots()
-        _scatter(axes, some([((p + r) / 2, p - r) for p, r in known], MOST_POINTS), index, class_name)
-        lines = [(bias, "-", "mean")] + [
-            (bias + sign * AGREEMENT * spread, "--", f"{_SIGNS[sign]}{AGREEMENT:g} SD") for sign in (1, -1)
-        ]
+        _scatter(axes, some(list(zip(middle, difference, strict=True)), MOST_POINTS), index, class_name)
         axes.axhline(0, color=GRID, linewidth=1.2, zorder=1)
-        for value, style, word in lines:
+        lines = [(bias, "-"), (bias + limit, "--"), (bias - limit, "--")]
+        for value, style in lines:
             axes.axhline(value, color=INK, linestyle=style, linewidth=1, zorder=2)
-            axes.annotate(
-                f"{word}\n{_signed(value)}", (1, value), xycoords=("axes fraction", "data"), xytext=(5, 0),
-                textcoords="offset points", ha="left", va="center", fontsize=8, color=INK,
-            )  # fmt: skip
-        axes.margins(y=0.14)
+        if limit < _LABEL_SHARE * reach:
+            _beside(axes, bias, f"{_signed(bias)}\n\N{PLUS-MINUS SIGN} {_plain(limit)}")
+        else:
+            _beside(axes, bias, f"mean\n{_signed(bias)}")
+            for sign in (1, -1):
+                _beside(axes, bias + sign * limit, f"{_SIGNS[sign]}{AGREEMENT:g} SD\n{_signed(bias + sign * limit)}")
+        axes.set_ylim(bias - reach, bias + reach)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel("mean of both volumes (ml)")
         axes.set_ylabel("predicted \N{MINUS SIGN} reference (ml)")
@@ -206,11 +210,27 @@ def bland_altman(table: ScoreTable, class_name: str, index: int) -> Html | None:
         return inline_svg(figure, f"agreement-{index}", label)
 
 
+def _beside(axes: Any, value: float, text: str) -> None:
+    """Text at the right of the plot, at a height."""
+    axes.annotate(
+        text, (1, value), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
+        ha="left", va="center", fontsize=8, color=INK,
+    )  # fmt: skip
+
+
 def _signed(value: float) -> str:
-    text = f"{abs(value):.3g}"
-    return text if value == 0 else f"{_SIGNS[int(math.copysign(1, value))]}{text}"
+    size = _plain(value)
+    return size if size == "0" else f"{_SIGNS[int(math.copysign(1, value))]}{size}"
 
 
+def _plain(value: float) -> str:
+    """Three digits that matter; what is below rounding is 0."""
+    return f"{abs(value):.3g}" if abs(value) > _ROUNDING else "0"
+
+
+_ROUNDING = 1e-9
+_LABEL_SHARE = 0.25
+"""Of half the plot's height, below which two labels of two lines would overlap."""
 Points = Mapping[str, Sequence[tuple[float, float]]]
 
 

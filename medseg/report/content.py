@@ -101,7 +101,7 @@ def gather(inputs: ReportInputs, *, atlas_bytes: int = ATLAS_BYTES) -> Content:
             table=table, failures=(), suspects=(len(rows), 0), judged=Judged(),
             facts=gather_facts((), models=inputs.models, plan=inputs.plan), shown=(), index_names=(), left_out=left_out,
         )  # fmt: skip
-    reader = _Reader(inputs.cases, table)
+    reader = _Reader(inputs.cases, table, inputs.scores)
     failures, looked = _failures(reader, rows)
     if looked < len(rows):
         left_out.append(f"Kinds of failure of {len(rows) - looked} of {len(rows)} conspicuous structures.")
@@ -123,8 +123,8 @@ def gather(inputs: ReportInputs, *, atlas_bytes: int = ATLAS_BYTES) -> Content:
 class _Reader:
     """Reads the masks of scored cases by id, and keeps a sentence on each that could not be read again."""
 
-    def __init__(self, cases: CaseSet, table: ScoreTable) -> None:
-        self.protocol, self._table = cases.protocol, table
+    def __init__(self, cases: CaseSet, table: ScoreTable, scores: Path) -> None:
+        self.protocol, self._references = cases.protocol, scores / "references"
         self.scans = cases.scans
         scored = {row.case for row in table.rows}
         self.pairs: dict[str, CasePaths] = {pair.case_id: pair for pair in cases.pairs if pair.case_id in scored}
@@ -142,8 +142,10 @@ class _Reader:
         pair = self.pairs.get(case_id)
         if pair is None or pair.prediction is None or pair.reference is None:
             return None
+        # Of several references evaluate may have made one, and scored against that.
+        consensus = self._references / f"{case_id}.nii.gz"
         try:
-            return read_masks(pair, self.protocol)
+            return read_masks(replace(pair, reference=consensus) if consensus.is_file() else pair, self.protocol)
         except MedsegError as error:
             _LOG.warning("report: %s", error)
             self._faulty.add(case_id)
@@ -209,12 +211,13 @@ def _cut(reader: _Reader, inputs: ReportInputs, case_id: str) -> ShownCase | Non
     scan = reader.scan(masks) if inputs.show_scans else None
     prediction = reader.pairs[case_id].prediction
     assert prediction is not None
-    entropy = read_map(map_path(prediction, case_id, "entropy"), masks)
+    maps = (read_map(map_path(prediction, case_id, kind), masks) for kind in ("entropy", "disagreement"))
+    unsure = next((found for found in maps if found is not None), None)
     return shown_case(
         masks,
         indices=len(index_names(reader.protocol)),
         scan=scan,
-        entropy=None if entropy is None else entropy[0],
+        entropy=None if unsure is None else unsure[0],
         hounsfield=inputs.hounsfield or (scan is not None and is_hounsfield_like(scan)),
     )
 

@@ -167,19 +167,25 @@ def _placed(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> Iterat
 
 
 def _shift(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> str | None:
-    points, wanted = np.argwhere(prediction), np.argwhere(truth)
-    step = np.rint(wanted.mean(axis=0) - points.mean(axis=0)).astype(int)
+    step = np.rint(_centroid(truth) - _centroid(prediction)).astype(int)
     if not step.any():
         return None
-    moved = points + step
-    inside = np.all((moved >= 0) & (moved < truth.shape), axis=1)
-    shared = int(np.count_nonzero(truth[tuple(moved[inside].T)]))
-    total = len(points) + len(wanted)
+    shape = truth.shape
+    here = tuple(slice(max(0, -s), min(size, size - s)) for s, size in zip(step, shape, strict=True))
+    there = tuple(slice(max(0, s), min(size, size + s)) for s, size in zip(step, shape, strict=True))
+    shared = int(np.count_nonzero(prediction[here] & truth[there]))
+    total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth))
     before, after = _dice(prediction, truth), 2.0 * shared / total
     if after <= before + GAIN:
         return None
     # The prediction lies where the reference would be moved to: against the step.
     return f"lies {_offset(-step, masks)} the reference; Dice {before:.2f}, moved back {after:.2f}"
+
+
+def _centroid(mask: BoolArray) -> npt.NDArray[np.float64]:
+    """(3,) voxels; from the counts along each axis, so that no list of all voxels is made."""
+    counts = [np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    return np.array([np.average(np.arange(len(count)), weights=count) for count in counts])
 
 
 def _offset(step: npt.NDArray[Any], masks: CaseMasks) -> str:
@@ -245,27 +251,26 @@ def _parts(prediction: BoolArray, truth: BoolArray) -> Iterator[tuple[str, str]]
     box = bounding_box(prediction | truth)
     assert box is not None
     whole = np.ones((3, 3, 3), np.bool_)
-    p_parts, p_count = label(prediction[box], structure=whole)
+    p_parts, _ = label(prediction[box], structure=whole)
     t_parts, t_count = label(truth[box], structure=whole)
     p_size, t_size = np.bincount(p_parts.ravel()), np.bincount(t_parts.ravel())
-    shared = np.zeros((p_count + 1, t_count + 1), np.int64)
     both = (p_parts > 0) & (t_parts > 0)
-    np.add.at(shared, (p_parts[both], t_parts[both]), 1)
-    p_large = p_size[1:] >= PART_SHARE * p_size[1:].sum()
-    t_large = t_size[1:] >= PART_SHARE * t_size[1:].sum()
-    touching = shared[1:, 1:] > 0
-    missed = t_size[1:][t_large & ~touching.any(axis=0)]
-    spurious = p_size[1:][p_large & ~touching.any(axis=1)]
-    for kind, sizes, of in (("missed part", missed, t_size), ("spurious part", spurious, p_size)):
-        if len(sizes):
+    # Pairs of parts that share a voxel; a matrix of all of them would not fit where a mask is salt.
+    pairs = np.unique(p_parts[both].astype(np.int64) * (t_count + 1) + t_parts[both])
+    p_of, t_of = pairs // (t_count + 1), pairs % (t_count + 1)
+    p_large, t_large = (size >= PART_SHARE * size[1:].sum() for size in (p_size, t_size))
+    for kind, size, large, of in (("missed part", t_size, t_large, t_of), ("spurious part", p_size, p_large, p_of)):
+        alone = large & ~np.isin(np.arange(len(size)), of)
+        alone[0] = False
+        if alone.any():
             mask = "reference" if kind == "missed part" else "prediction"
-            yield kind, f"{_count(len(sizes), 'part')} with {sizes.sum() / of[1:].sum():.0%} of the {mask}"
-    for kind, links in (("merged", touching[:, t_large]), ("fragmented", touching[p_large].T)):
-        most = int(links.sum(axis=1).max()) if links.size else 0
-        if most > 1 and kind == "merged":
-            yield kind, f"one predicted part covers {most} parts of the reference"
-        elif most > 1:
-            yield kind, f"{most} predicted parts in one part of the reference"
+            count, share = int(np.count_nonzero(alone)), size[alone].sum() / size[1:].sum()
+            yield kind, f"{_count(count, 'part')} with {share:.0%} of the {mask}"
+    merged, split = np.bincount(p_of[t_large[t_of]]), np.bincount(t_of[p_large[p_of]])
+    if merged.max(initial=0) > 1:
+        yield "merged", f"one predicted part covers {merged.max()} parts of the reference"
+    if split.max(initial=0) > 1:
+        yield "fragmented", f"{split.max()} predicted parts in one part of the reference"
 
 
 def _count(count: int, noun: str) -> str:

@@ -35,7 +35,7 @@
     });
   }
 
-  addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details:not(.long)")) one.open = true; });
+  addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
 
   // --- cases -----------------------------------------------------------------------------------------------------------
   const source = document.getElementById("cases-data");
@@ -238,6 +238,14 @@
       const isEdge = (labels, own, i, j) =>
         labels[rows[j + reach] * sheet + columns[i]] !== own || labels[rows[j + reach] * sheet + columns[i + 2 * reach]] !== own ||
         labels[rows[j] * sheet + columns[i + reach]] !== own || labels[rows[j + 2 * reach] * sheet + columns[i + reach]] !== own;
+      // A dark line outside the outline, which is seen on bright ground too.
+      const near = Math.max(1, Math.round(this.dense));
+      const isOther = (label, own) => label !== own && label > 0 && label !== ignored;
+      const isBeside = (own, i, j) => {
+        const row = rows[j + reach] * sheet, column = columns[i + reach];
+        return isOther(truth[row + columns[i + reach - near]], own) || isOther(truth[row + columns[i + reach + near]], own) ||
+          isOther(truth[rows[j + reach - near] * sheet + column], own) || isOther(truth[rows[j + reach + near] * sheet + column], own);
+      };
       for (let j = 0; j < height; j++) {
         for (let i = 0; i < width; i++) {
           const from = rows[j + reach] * sheet + columns[i + reach];
@@ -253,10 +261,11 @@
           }
           if (layers.errors && t !== p) put(at, p === 0 ? ERROR.missed : t === 0 ? ERROR.spurious : ERROR.confused, 0.72);
           if (layers.prediction && p) {
-            if (layers.fill && !plain) put(at, colourOf(p), 0.42);
+            if (layers.fill && !plain) put(at, colourOf(p), 0.36);
             else if ((i + j) % (8 * this.dense) < 5 * this.dense && isEdge(prediction, p, i, j)) put(at, plain ? PLAIN : colourOf(p), 1);
           }
           if (layers.truth && t && isEdge(truth, t, i, j)) put(at, plain ? PLAIN : colourOf(t), 1);
+          else if (layers.truth && isBeside(t, i, j)) put(at, [0, 0, 0], 0.6);
         }
       }
       return image;
@@ -356,7 +365,9 @@
   const flip = (name) => {
     layers[name] = !layers[name];
     buttons.filter((button) => button.dataset.layer === name).forEach((button) => button.setAttribute("aria-pressed", layers[name]));
-    for (const legend of legends) legend.hidden = !layers[legend.dataset.legend];
+    for (const legend of legends) {
+      legend.hidden = legend.dataset.legend === "classes" ? layers.errors || layers.entropy : !layers[legend.dataset.legend];
+    }
     viewers.forEach((viewer) => viewer.draw());
   };
   buttons.forEach((button) => button.addEventListener("click", () => flip(button.dataset.layer)));

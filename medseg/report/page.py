@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
-from medseg.report import provenance, sections
+from medseg.report import groups, provenance, sections
 from medseg.report.content import Content
 from medseg.report.html import Html, element, joined, script_json
 from medseg.report.shown import PALETTE, Shown
@@ -36,7 +36,8 @@ def _sections(content: Content) -> dict[str, Html | None]:
         "Distributions": sections.distributions(content),
         "Volumes": sections.volumes(content),
         "Confidence": sections.confidence(content),
-        "Groups": sections.groups(content),
+        "Groups": groups.groups(content),
+        "Readers": groups.raters(content),
         "Cases": None,
         "Failures": sections.failure_list(content),
         "Training": sections.learning(content),
@@ -52,6 +53,7 @@ _ANCHORS = {
     "Volumes": "volumes",
     "Confidence": "confidence",
     "Groups": "groups",
+    "Readers": "raters",
     "Cases": "cases",
     "Failures": "failures",
     "Training": "learning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medseg.report import charts
@@ -15,6 +15,9 @@ from medseg.report.scores import ScoreTable
 from medseg.report.svg import SERIES_COUNT
 
 MAIN_METRICS = ("dice", "nsd", "hd95_mm", "assd_mm")
+_METRIC_HEADS = (
+    "class", "metric", "n", "mean", "95 % interval", "SD", "median", "quartiles", "range", "mean, nothing imputed",
+)  # fmt: skip
 AGREEMENT_PLOTS = 12
 MOST_CELLS = 40_000
 """Of the table of all rows: about a megabyte."""
@@ -62,6 +65,7 @@ def summary(content: Content) -> Html:
         _notes(content),
         _summary_table(scores),
         element("p", _interval_words(scores), class_="note"),
+        [element("p", note, class_="note") for note in _interval_notes(scores)],
         element("details", element("summary", "Every metric, per class"), _metric_table(scores)),
     )  # fmt: skip
 
@@ -84,7 +88,8 @@ def _summary_table(scores: ScoreTable) -> Html:
         cells: list[Child] = [joined(key(index), name), _counts(scores.metrics["classes"][name]["counts"])]
         cells += [_cell(scores.summary(name, metric)) for metric in shown]
         volume, percent = (scores.summary(name, f"volume_difference_{unit}").get("mean") for unit in ("ml", "percent"))
-        cells.append(joined(f"{number(volume)} ml", element("small", f"{number(percent)} %")))
+        small = element("small", f"{number(percent)} %") if percent is not None else None
+        cells.append(joined(f"{number(volume)} ml", small) if volume is not None else NONE)
         rows.append(cells)
     if len(rows) > 1:
         means = scores.metrics.get("mean_of_classes", {})
@@ -121,35 +126,44 @@ def _interval_words(scores: ScoreTable) -> str:
     return words
 
 
+def _interval_notes(scores: ScoreTable) -> list[str]:
+    """What belongs beside the intervals, once each."""
+    notes: dict[str, None] = {}
+    for name in scores.class_names:
+        for metric in MAIN_METRICS:
+            for one in (scores.summary(name, metric).get("intervals") or {}).values():
+                if isinstance(one, Mapping) and one.get("note"):
+                    notes[str(one["note"])] = None
+    return list(notes)
+
+
 def _metric_table(scores: ScoreTable) -> Html:
-    heads = [
-        "class",
-        "metric",
-        "n",
-        "mean",
-        "95 % interval",
-        "SD",
-        "median",
-        "quartiles",
-        "range",
-        "mean, nothing imputed",
+    rows = [
+        _metric_row(joined(key(index), name), metric, found)
+        for index, name in enumerate(scores.class_names)
+        for metric, found in scores.metrics["classes"][name]["metrics"].items()
+        if isinstance(found, Mapping)
     ]
-    rows = []
-    for index, name in enumerate(scores.class_names):
-        for metric, found in scores.metrics["classes"][name]["metrics"].items():
-            if not isinstance(found, dict):
-                continue
-            imputed = f" ({found['n_imputed']} imputed)" if found.get("n_imputed") else ""
-            median = interval(found, "median_low", "median_high")
-            rows.append([
-                joined(key(index), name), charts.metric_label(metric), f"{found.get('n', 0)}{imputed}",
-                number(found.get("mean")),
-                interval(found, "mean_low", "mean_high") or NONE, number(found.get("sd")),
-                joined(number(found.get("median")), element("small", median) if median else None),
-                f"{number(found.get('q1'))} to {number(found.get('q3'))}",
-                f"{number(found.get('minimum'))} to {number(found.get('maximum'))}", number(found.get("mean_defined")),
-            ])  # fmt: skip
-    return table(heads, rows, numeric_from=2)
+    together = scores.metrics.get("all_classes") or {}
+    rows += [_metric_row(Html("all classes"), name, one) for name, one in together.items() if isinstance(one, Mapping)]
+    return table(_METRIC_HEADS, rows, numeric_from=2)
+
+
+def _metric_row(name: Html, metric: str, found: Mapping[str, Any]) -> list[Child]:
+    imputed = f" ({found['n_imputed']} imputed)" if found.get("n_imputed") else ""
+    median = interval(found, "median_low", "median_high")
+    return [
+        name,
+        charts.metric_label(metric),
+        f"{found.get('n', 0)}{imputed}",
+        number(found.get("mean")),
+        interval(found, "mean_low", "mean_high") or NONE,
+        number(found.get("sd")),
+        joined(number(found.get("median")), element("small", median) if median else None),
+        f"{number(found.get('q1'))} to {number(found.get('q3'))}",
+        f"{number(found.get('minimum'))} to {number(found.get('maximum'))}",
+        number(found.get("mean_defined")),
+    ]
 
 
 def distributions(content: Content) -> Html | None:
@@ -263,33 +277,6 @@ def _unscored(scores: ScoreTable) -> Html | None:
                   table(["case", "what", "reason"], rows[:200], numeric_from=9, class_="wide even"), more)  # fmt: skip
 
 
-def groups(content: Content) -> Html | None:
-    """Scores of subgroups, where the evaluation has them."""
-    found = content.table.metrics.get("groups")
-    if not found:
-        return None
-    rows = list(_group_rows(found, ()))
-    if not rows:
-        return None
-    heads = ["group", "class", "metric", "n", "mean", "95 % interval"]
-    lead = "The same scores within parts of the cases. Small groups have wide intervals: see whether they overlap."
-    return section("groups", "Groups", lead, table(heads, rows[:2000], numeric_from=3))
-
-
-def _group_rows(node: Any, path: tuple[str, ...]) -> Iterator[list[Child]]:
-    """A row for each summary anywhere below, whatever the nesting: a summary is a mapping with ``mean`` and ``n``."""
-    if not isinstance(node, Mapping):
-        return
-    if "mean" in node and "n" in node:
-        if len(path) >= 3 and path[-1] in MAIN_METRICS:
-            group = " / ".join(part for part in path[:-2] if part not in ("classes", "metrics", "values"))
-            yield [group, path[-2], charts.metric_label(path[-1]), number(node["n"]), number(node["mean"]),
-                   interval(node, "mean_low", "mean_high") or NONE]  # fmt: skip
-        return
-    for name, below in node.items():
-        yield from _group_rows(below, path if name in ("metrics", "classes") else (*path, str(name)))
-
-
 def learning(content: Content) -> Html | None:
     """Learning curves."""
     drawn: list[Html | None] = []
@@ -320,7 +307,7 @@ def all_rows(content: Content) -> Html:
     return section(
         "rows", "All rows", f"{lead} of cases.csv, lowest Dice first. Empty where a metric is undefined.",
         element("details", element("summary", "Show the table"),
-                table(heads, cells, numeric_from=3, class_="sortable"), class_="long"),
+                table(heads, cells, numeric_from=3, class_="sortable")),
     )  # fmt: skip
 
 

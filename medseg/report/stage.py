@@ -97,7 +97,9 @@ def _key(inputs: ReportInputs) -> str:
 def _stamps(pair: CasePaths) -> list[object]:
     paths = [pair.prediction, pair.reference]
     if pair.prediction is not None:
-        paths += [map_path(pair.prediction, pair.case_id, kind) for kind in ("entropy", "probabilities")]
+        paths += [
+            map_path(pair.prediction, pair.case_id, kind) for kind in ("entropy", "disagreement", "probabilities")
+        ]
     return [pair.case_id, *(_stamp(path) for path in paths)]
 
 

@@ -21,6 +21,11 @@ _LAYERS = (
     ("entropy", "u", "Uncertainty", False),
     ("cross", "x", "Cross", True),
 )
+_KEYS = (
+    "Click a slice to move the other planes there. Wheel, arrow keys, Page up and down, Home and End scroll; the letters on "
+    "the buttons switch layers while a slice or the bar has the focus."
+)
+_PICTURE_KEYS = "The letters on the buttons switch layers while a picture or the bar has the focus; + and - zoom."
 _ERRORS = (("#56b4e9", "missed"), ("#f06e32", "too much"), ("#f0e442", "another class"))
 
 
@@ -32,16 +37,12 @@ def cases_section(content: Content, shown: Sequence[Shown]) -> Html | None:
         "The worst cases, the median and the best by mean Dice over classes, and an example of each other kind of failure. "
         "Slices are cropped to the structures and 12 mm around them; the patient's right is on the left."
     )
-    if all(one.planar for one in shown):
+    planar = all(one.planar for one in shown)
+    if planar:
         lead = lead.replace("; the patient's right is on the left", "").replace(
             "Slices are cropped", "Pictures are cropped"
         )
-    keys = element(
-        "p",
-        "Click a slice to move the other planes there. Wheel, arrow keys, Page up and down, Home and End scroll; the letters "
-        "on the buttons switch layers while a slice or the bar has the focus.",
-        class_="note script-only",
-    )
+    keys = element("p", _PICTURE_KEYS if planar else _KEYS, class_="note script-only")
     cards = [_card(content, one, number_) for number_, one in enumerate(shown)]
     return section("cases", "Cases", lead, keys, _bar(shown), _legend(content, shown), *cards)
 
@@ -76,13 +77,15 @@ def _legend(content: Content, shown: Sequence[Shown]) -> Html:
     ]
     how = [element("li", element("i", class_="line"), "outline: reference"), element("li", "filled: prediction")]
     errors = [element("li", element("i", style=f"background:{colour}"), word) for colour, word in _ERRORS]
+    white = element("li", "outline: reference; dashed: prediction")
     return joined(
-        element("ul", names, how, class_="legend"),
-        element("ul", element("li", "Errors:"), errors, class_="legend", data_legend="errors", hidden=True),
+        element("ul", names, how, class_="legend", data_legend="classes"),
+        element("ul", element("li", "Errors:"), errors, white, class_="legend", data_legend="errors", hidden=True),
         element(
             "ul",
             element("li", "Uncertainty:"),
             element("li", "0", element("i", class_="ramp"), "1"),
+            white,
             class_="legend",
             data_legend="entropy",
             hidden=True,
@@ -129,4 +132,5 @@ def _caption(one: Shown) -> Child:
         words.append(f"shown from {one.window[0]:.4g} to {one.window[1]:.4g}")
     else:
         words.append("masks on blank ground")
-    return "; ".join(words) + "."
+    text = "; ".join(words)
+    return f"{text[:1].upper()}{text[1:]}."

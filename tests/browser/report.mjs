@@ -25,6 +25,7 @@ async function opened(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light", ...options });
   await context.setOffline(true);
   const page = await context.newPage();
+  page.setDefaultTimeout(120_000);  // a busy machine draws slowly
   page.on("console", (message) => troubles.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => troubles.push(`error: ${error.message}`));
   page.on("request", (request) => requests.push(request.url()));

@@ -19,6 +19,7 @@ CHROMIUM = next(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.skipif(
@@ -33,7 +34,7 @@ def test_a_reader_uses_the_report_offline(tmp_path):
         env=os.environ | {"CHROMIUM": CHROMIUM},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout

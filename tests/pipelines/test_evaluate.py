@@ -35,6 +35,7 @@ def run(folder, *more):
         "nuclei=255",
         "--output",
         folder / "s",
+        "--no-report",
     ]
     return evaluate.main([str(flag) for flag in (*flags, *more)])
 
@@ -53,6 +54,16 @@ def test_two_folders_without_a_config(pictures, capsys):
     assert run(pictures, "--tolerance", "2") == 0
     assert "0 cases scored, 3 kept" in capsys.readouterr().out
     assert (pictures / "s" / "metrics.json").read_bytes() == before
+
+
+def test_a_report_lies_beside_the_scores(pictures, capsys):
+    flags = ["--predictions", "p", "--references", "r", "--output", "s", "--scans", "r"]
+    paths = [str(pictures / flag) if not flag.startswith("--") else flag for flag in flags]
+    assert evaluate.main([*paths, "--labels", "nuclei=255"]) == 0
+    text = (pictures / "s" / "report.html").read_text()
+    assert "Scores of p" in text
+    assert '"scan":"data:image/png;base64,' in text
+    assert "3 of 3 cases scored" in (pictures / "s" / "report.md").read_text()
 
 
 def test_exit_codes(pictures, capsys, caplog):

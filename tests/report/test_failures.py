@@ -102,6 +102,12 @@ def test_merged_and_fragmented(masks_of):
     assert found(masks_of(halves, CUBE))["fragmented"] == "2 predicted parts in one part of the reference"
 
 
+def test_a_mask_of_salt_is_looked_into(masks_of):
+    salt = np.zeros((80, 80, 40), np.uint8)
+    salt[::2, ::2, ::2] = 1  # 32,000 parts: a matrix of pairs would take a gigabyte
+    assert set(found(masks_of(salt, salt))) == {"inexact"}
+
+
 def test_size_and_what_is_left(masks_of):
     larger = box((8, 22), (8, 22), (4, 16))  # 14 x 14 x 12 = 2352
     assert found(masks_of(larger, CUBE)) == {"too large": "2.35 ml predicted, 1 ml in the reference (x 2.35)"}

@@ -116,6 +116,7 @@ def test_markdown_has_the_scores_and_the_reasons(reported):
 
 def content(rows, *, classes, left_out=(), failures=()):
     summary = {"n": 1, "n_imputed": 0, "mean": 0.5, "mean_low": 0.4, "mean_high": 0.6, "novel": 1}
+    summary["intervals"] = {"mean": {"method": "t", "note": "too short below 5 patients"}}
     metrics = {
         "format": 2,
         "name": "<set>",
@@ -128,7 +129,27 @@ def content(rows, *, classes, left_out=(), failures=()):
             }
             for name in classes
         },
-        "groups": {"scanner": {"A": {"classes": {name: {"metrics": {"dice": summary}} for name in classes}}}},
+        "groups": {
+            "scanner": {
+                "values": {
+                    "Ax": {
+                        "cases": 9,
+                        "patients": 8,
+                        "classes": {name: {"metrics": {"dice": summary}} for name in classes},
+                    }
+                },
+                "small": {"groups": 1, "cases": 2},
+                "without": 3,
+                "worst": {},
+            }
+        },
+        "raters": {
+            "cases": 4,
+            "classes": {
+                name: {"dice": {"human": {"mean": 0.8, "low": 0.7, "high": 0.9}, "model": None}} for name in classes
+            },
+        },
+        "all_classes": {"macro_dice": summary},
     }
     return Content(
         table=ScoreTable(metrics=metrics, rows=rows, columns=("dice",)), failures=failures, suspects=(0, 0), judged=Judged(),
@@ -150,10 +171,15 @@ def test_names_from_outside_stay_text():
     assert "<i>broken" not in text
 
 
-def test_new_metrics_and_groups_are_shown():
+def test_new_metrics_groups_and_readers_are_shown():
     text = page(content([], classes=["organ"]))
     assert "new_metric" in text
-    assert ">scanner / A<" in text
+    assert "macro_dice" in text
+    assert "Ax<small>9 cases, 8 patients</small>" in text
+    assert "1 group of too few patients (2 cases) stay unnamed. 3 cases without a value." in text
+    assert "4 cases with several references" in text
+    assert "0.800<small>[0.700, 0.900]</small>" in text
+    assert "too short below 5 patients" in text
 
 
 def test_a_report_of_no_scores():
