@@ -137,11 +137,16 @@ class Round:
     found: Found = field(default_factory=Found)
 
 
-def _environment(server: Server) -> dict[str, str]:
-    one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment = os.environ | one_thread | {"MLFLOW_TRACKING_URI": server.uri, "PYTHONPATH": str(_ROOT)}
-    environment.pop("MEDSEG_TRACKING", None)
+def one_thread_environment() -> dict[str, str]:
+    """Of a medseg command with tracking to its own work folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(_ROOT)}
+    for name in ("MEDSEG_TRACKING", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
     return environment
+
+
+def _environment(server: Server) -> dict[str, str]:
+    return one_thread_environment() | {"MLFLOW_TRACKING_URI": server.uri}
 
 
 def _medseg(made: Experiment, work: Path, server: Server, verb: str, *flags: str) -> subprocess.Popen[bytes]:
