@@ -81,7 +81,7 @@ def postgres(folder: Path) -> Iterator[str]:
     run(programs / "pg_ctl", "-D", cluster / "data", "-o", options, "-l", cluster / "log", "-w", "start")
     try:
         run(programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", _USER, "mlflow")
-        yield f"postgresql://{_USER}@127.0.0.1:{port}/mlflow"
+        yield f"postgresql+psycopg2://{_USER}@127.0.0.1:{port}/mlflow"
     finally:
         run(programs / "pg_ctl", "-D", cluster / "data", "-m", "immediate", "stop")
 
