@@ -177,9 +177,11 @@ def log_scores(
     run.log_dataset(name or scores.name, scores.identity()["references"], rows, context="testing")
     numbers = headline(scores)
     run.log_headline({f"{name or scores.name}/{key}": value for key, value in numbers.items()}, note=note)
-    report = folder / "report.html"
-    if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
+    report, text = folder / "report.html", folder / "report.md"
+    if report.is_file() and (context.experiment.tracking.images or not shows_pictures(report)):
         run.log_file(report)
+    if text.is_file():
+        run.log_file(text)
 
 
 def log_case_table(run: TrackedRun, scores: Scores) -> None:
@@ -204,8 +206,8 @@ def log_evidence(run: TrackedRun, model_sha256: str, scores: Scores, folder: Pat
     run.log_scores(folder, model_sha256=model_sha256, of=scores.name, tags=tags)
 
 
-def shows_scans(report: Path) -> bool:
-    """Whether an HTML file holds pictures, which may be slices of scans; drawings (SVG) are none."""
+def shows_pictures(report: Path) -> bool:
+    """Whether an HTML file holds pictures, which may be slices of scans or of masks; drawings (SVG) are none."""
     return _EMBEDDED_PICTURE.search(report.read_bytes()) is not None
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from medseg.cli.entry import Context
-from medseg.cli.review import evaluate_note, log_case_table, log_scores, predicted_by, shows_scans
+from medseg.cli.review import evaluate_note, log_case_table, log_scores, predicted_by, shows_pictures
 from medseg.config.sections import Config, DataSection, TrackingSection
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
@@ -69,7 +69,7 @@ def test_a_report_with_slices_of_scans_needs_leave(context, tmp_path, html, imag
     run = Recorded()
     log_scores(run, Context(args=context.args, config=config), _scores(SCORES), tmp_path, "note")
     assert ("log_file" in run.calls) is logged
-    assert shows_scans(tmp_path / "report.html") is ("svg" not in html)
+    assert shows_pictures(tmp_path / "report.html") is ("svg" not in html)
 
 
 def test_the_table_has_the_worst_first_and_the_telling_columns_first():

@@ -45,6 +45,12 @@ _STEPS = 200
 _USER = "postgres"
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 _MOST_SECONDS = 900.0
+_TITLES = {
+    "metrics while the server was away": "training went on while the server was away",
+    "metrics without a point too many": "metrics without a point too many",
+    "syncs": "`medseg sync` ended well",
+    "trainings": "commands that trained and ended well",
+}
 
 
 def postgres_programs() -> Path | None:
@@ -239,10 +245,10 @@ def table(rounds: Sequence[Round]) -> str:
     kinds = sorted({kind for one in rounds for kind in one.found.counts})
     lines = ["| | " + " | ".join(one.name for one in rounds) + " |", "| --- |" + " --: |" * len(rounds)]
     rows = {
-        "folds with points in the store at the kill": [one.sent_before for one in rounds],
+        "trainings with points in the store at the kill": [one.sent_before for one in rounds],
         "server away, s": [f"{one.away_seconds:.0f}" for one in rounds],
         "metric records logged meanwhile": [one.logged_while_away for one in rounds],
-        **{f"{kind} as in the spools": [one.found.counts[kind] for one in rounds] for kind in kinds},
+        **{_TITLES.get(kind, f"{kind} as in the spools"): [one.found.counts[kind] for one in rounds] for kind in kinds},
         "faults": [len(one.found.faults) for one in rounds],
     }
     lines += [f"| {name} | " + " | ".join(map(str, values)) + " |" for name, values in rows.items()]
@@ -274,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             server.kill()
     faults = [f"{one.name}: {fault}" for one in rounds for fault in one.found.faults]
-    shown = [argument for argument in arguments if not argument.startswith("/")]
+    shown = [Path(argument).name for argument in arguments]
     heading = (
         f"# An MLflow server on PostgreSQL, killed while five folds log, {time.strftime('%Y-%m-%d')}\n\n"
         f"- command: `python tests/reliability/tracking_server.py {' '.join(shown)}`\n"
