@@ -10,6 +10,7 @@ def _state(tag):
 def test_a_view_sorts_by_the_first_metric_and_shows_all_but_ends_of_intervals():
     names = [
         "testing/dice",
+        "testing/dice_low",
         "testing/hd95_mm",
         "testing/dice/organ",
         "testing/dice_low/organ",
