@@ -120,7 +120,8 @@ def test_only_tracking_imports_mlflow_and_only_scripts_and_verbs_import_tracking
 
 def test_no_grab_bag_modules():
     names = [path for folder in ("medseg", "pipelines", "tests") for path in (ROOT / folder).rglob("*")]
-    assert not [path for path in names if path.suffix in ("", ".py") and path.stem.lower() in GRAB_BAGS]
+    ours = [path for path in names if "node_modules" not in path.parts]  # of the browser tests, others' code
+    assert not [path for path in ours if path.suffix in ("", ".py") and path.stem.lower() in GRAB_BAGS]
 
 
 def keyword_value(call: ast.Call, name: str) -> object:
