@@ -91,13 +91,17 @@ def _review(run: TrackedRun, context: Context, result: CrossValidation, output: 
     known = {fold: mean for fold, mean in by_fold.items() if mean is not None}
     for fold, mean in known.items():
         run.log_metrics({"fold/dice": mean}, step=int(fold))
+    note, scored = crossval_note(context, result, by_fold), output / "scores" / "reported"
+    log_scores(run, context, result.reported, scored, note, name="crossvalidation")
     if known:
-        run.set_tags({"best_fold": max(known, key=known.__getitem__), "worst_fold": min(known, key=known.__getitem__)})
-    note = crossval_note(context, result, by_fold)
-    log_scores(run, context, result.reported, output / "scores" / "reported", note, name="crossvalidation")
-    tags = {"folds": str(len(by_fold)), "experiment": context.experiment.name}
-    run.log_model(result.model, registered_as=name, tags=tags, description=note)
-    log_evidence(run, sha256_file(result.model / "model.json"), result.reported, output / "scores" / "reported")
+        extremes = {"best_fold": max(known, key=known.__getitem__), "worst_fold": min(known, key=known.__getitem__)}
+        run.set_tags(extremes)
+        spread = {f"crossvalidation/{end}_fold_dice": known[extremes[f"{end}_fold"]] for end in ("best", "worst")}
+        run.log_headline(spread, tags=extremes)
+    if name is not None:  # its members are artifacts of the folds' runs already
+        tags = {"folds": str(len(by_fold)), "experiment": context.experiment.name}
+        run.log_model(result.model, registered_as=name, tags=tags, description=note)
+    log_evidence(run, sha256_file(result.model / "model.json"), result.reported, scored)
 
 
 def _place(context: Context) -> DataPlace:

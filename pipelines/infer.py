@@ -153,6 +153,7 @@ def _predict(
     options: RunOptions,
     cluster: Cluster | None,
 ) -> Sequence[CaseReport]:
+    from medseg.cli.review import infer_note
     from medseg.durable import sha256_file
     from medseg.inference.remote import infer_on_cluster
     from medseg.inference.report import summary
@@ -187,6 +188,7 @@ def _predict(
         if run is not None and (new or not run.finished_before):
             run.log_metrics({"cases": len(reports), "cases_good": sum(r.good for r in reports)}, step=0)
             run.log_table([report.row() for report in reports], "infer_cases")
+            run.log_note(infer_note(context, folder, summary(reports), made_by["model_folders"]))
     sys.stdout.write(
         f"{folder}: {summary(reports)} in {plain_duration(time.monotonic() - started)}; see report.csv there\n"
     )

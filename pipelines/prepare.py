@@ -41,6 +41,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(context: Context) -> int:
+    from medseg.cli.review import prepare_note
     from medseg.crossvalidation.previous import previous_stage
     from medseg.manifest import load_manifest
     from medseg.preparation.report import show_checks, summary
@@ -80,6 +81,7 @@ def _prepare(context: Context) -> int:
             write_stage_record(folder, stage="prepare", config=config_now, inputs=inputs, seconds=seconds)
             if report.read or report.written or report.failed or not run.finished_before:
                 _track(run, report, manifest.name, seconds)
+                run.log_note(prepare_note(context, manifest.name, summary(report), report.sha256))
                 run.log_file(folder / "plan.yaml")
     return report.exit_code
 

@@ -26,6 +26,29 @@ _EMBEDDED_PICTURE = re.compile(rb"data:image/(?!svg)|<canvas")
 _SHA = 12
 
 
+def prepare_note(context: Context, data: str, summary: str, sha256: str) -> str:
+    """Description of a preparation; ``summary`` is what the terminal is told, a line a fact."""
+    first, *others = summary.splitlines()
+    return description(
+        f"Prepared data of **{context.experiment.name}**: {first}.",
+        {"data": f"{data}, prepared `{sha256[:_SHA]}`", "then": "; ".join(others)},
+        look=[
+            "Artifacts: `plan.yaml` says why each value of the plan is what it is, `checks.json` is the table of findings."
+        ],
+        again=command("prepare", context.args.config, context.args.overrides),
+    )
+
+
+def infer_note(context: Context, folder: Path, summary: str, models: Sequence[str]) -> str:
+    """Description of an inference; ``models`` are the checksums of the model folders."""
+    return description(
+        f"Masks of **{context.experiment.name}** for `{folder.name}`: {summary}.",
+        {"model": ", ".join(f"`{sha256[:_SHA]}`" for sha256 in models)},
+        look=["Artifacts: `infer_cases.json` has each case with its seconds, memory, volumes and flags."],
+        again=command("infer", context.args.config, context.args.overrides),
+    )
+
+
 def train_note(context: Context, inputs: TrainingInputs, folder: Path, last: Mapping[str, float]) -> str:
     """Description of a training; ``last`` is what its last validation gave, empty while it runs."""
     config, plan = context.experiment, inputs.prepared.plan
@@ -151,12 +174,14 @@ def log_scores(
 
     run.log_note(note)
     rows = [{"case": case, "prediction": pair[0], "reference": pair[1]} for case, pair in scores.inputs.items()]
-    run.log_dataset(scores.name, scores.identity()["references"], rows, context="testing")
+    run.log_dataset(name or scores.name, scores.identity()["references"], rows, context="testing")
     numbers = headline(scores)
     run.log_headline({f"{name or scores.name}/{key}": value for key, value in numbers.items()}, note=note)
-    report = folder / "report.html"
-    if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
+    report, text = folder / "report.html", folder / "report.md"
+    if report.is_file() and (context.experiment.tracking.images or not shows_pictures(report)):
         run.log_file(report)
+    if text.is_file():
+        run.log_file(text)
 
 
 def log_case_table(run: TrackedRun, scores: Scores) -> None:
@@ -181,8 +206,8 @@ def log_evidence(run: TrackedRun, model_sha256: str, scores: Scores, folder: Pat
     run.log_scores(folder, model_sha256=model_sha256, of=scores.name, tags=tags)
 
 
-def shows_scans(report: Path) -> bool:
-    """Whether an HTML file holds pictures, which may be slices of scans; drawings (SVG) are none."""
+def shows_pictures(report: Path) -> bool:
+    """Whether an HTML file holds pictures, which may be slices of scans or of masks; drawings (SVG) are none."""
     return _EMBEDDED_PICTURE.search(report.read_bytes()) is not None
 
 

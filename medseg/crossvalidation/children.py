@@ -32,6 +32,7 @@ _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.1
 _SIGNALLED = 128
 _OWN_FLAGS = ("--fold", "--parallel")
+_UNREGISTERED = ("--set", "tracking.registered_model=null")
 COMMAND = (sys.executable, "-m", "medseg.cli.main")
 
 
@@ -86,7 +87,11 @@ def parse_folds(text: str, known: Sequence[int]) -> tuple[int, ...]:
 
 
 def fold_run(arguments: Sequence[str], fold: int) -> ChildRun:
-    """The command of one fold: ``medseg train`` with ``arguments``, less the flags that concern several folds."""
+    """The command of one fold: ``medseg train`` with ``arguments``, less the flags that concern several folds.
+
+    No fold's model is registered: no set of cases compares them with one another, and `medseg crossval` registers all of them
+    as one.
+    """
     kept: list[str] = []
     skip_next = False
     for argument in arguments:
@@ -95,7 +100,7 @@ def fold_run(arguments: Sequence[str], fold: int) -> ChildRun:
             skip_next = not skip_next and "=" not in argument
             continue
         kept.append(argument)
-    return ChildRun(name=f"fold_{fold}", arguments=("train", *kept, "--set", f"data.fold={fold}"))
+    return ChildRun(name=f"fold_{fold}", arguments=("train", *kept, *_UNREGISTERED, "--set", f"data.fold={fold}"))
 
 
 def run_children(

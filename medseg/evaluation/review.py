@@ -16,8 +16,8 @@ def headline(scores: Scores) -> dict[str, float]:
     """The few numbers by which runs are compared: ``dice``, ``nsd``, ``hd95_mm`` over classes, and Dice per class.
 
     Returns:
-        ``dice`` (the mean over classes), ``dice/<class>``, ``dice_low/<class>`` and ``dice_high/<class>`` (95 % interval of the
-        mean over cases), and so on; without the undefined.
+        ``dice`` (the mean over classes), ``dice_low`` and ``dice_high`` (its 95 % interval), ``dice/<class>``,
+        ``dice_low/<class>`` and ``dice_high/<class>``, and so on; without the undefined.
     """
     found: dict[str, float] = {}
     means = mean_of_classes(scores.classes)
@@ -25,6 +25,8 @@ def headline(scores: Scores) -> dict[str, float]:
         mean = means[name]["mean"]
         if isinstance(mean, float):
             found[name] = mean
+    ends = {"dice_low": means["dice"].get("mean_low"), "dice_high": means["dice"].get("mean_high")}
+    found |= {name: value for name, value in ends.items() if isinstance(value, float)}
     for one in scores.classes:
         dice = one.metrics["dice"]
         values = {"dice": dice.mean, "dice_low": dice.mean_low, "dice_high": dice.mean_high}
@@ -37,13 +39,15 @@ def score_table(scores: Scores) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [_HEADS]
     for one in scores.classes:
         dice = one.metrics["dice"]
-        interval = "-" if dice.mean_low is None else f"{_number(dice.mean_low)} to {_number(dice.mean_high)}"
+        interval = _interval(dice.mean_low, dice.mean_high)
         others = (_number(one.metrics[name].mean) for name in _HEADLINE[1:])
         counts = (one.counts["cases"], one.counts["missed"], one.counts["spurious"])
         rows.append((one.class_name, _number(dice.mean), interval, *others, *map(str, counts)))
     if len(scores.classes) > 1:
-        dice_mean, nsd, hd95 = (_number(mean_of_classes(scores.classes)[name]["mean"]) for name in _HEADLINE)
-        rows.append(("mean of classes", dice_mean, "", nsd, hd95, "", "", ""))
+        means = mean_of_classes(scores.classes)
+        dice_mean, nsd, hd95 = (_number(means[name]["mean"]) for name in _HEADLINE)
+        ends = _interval(means["dice"].get("mean_low"), means["dice"].get("mean_high"))
+        rows.append(("mean of classes", dice_mean, ends, nsd, hd95, "", "", ""))
     return rows
 
 
@@ -70,6 +74,10 @@ def case_words(rows: Sequence[ClassScores]) -> str:
     """``Dice 0.713 (anterior 0.680, posterior 0.746)``."""
     each = ", ".join(f"{row.class_name} {_short(row.values['dice'])}" for row in rows)
     return f"Dice {_short(_mean_dice(rows))}" + (f" ({each})" if len(rows) > 1 else "")
+
+
+def _interval(low: object, high: object) -> str:
+    return f"{_number(low)} to {_number(high)}" if isinstance(low, float) and isinstance(high, float) else "-"
 
 
 def _mean_dice(rows: Sequence[ClassScores]) -> float | None:

@@ -30,8 +30,8 @@ class SegmentationModel(PythonModel):  # type: ignore[misc, unused-ignore]
         _of_medseg("inference.model").model_json(self._folder)
         self._engines: dict[str, Any] = {}
 
-    # MLflow reads types from annotations of ``model_input``; without one it passes on what the signature made of it.
-    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> list[str]:  # type: ignore[no-untyped-def] # noqa: ANN001, ARG002
+    # MLflow reads the annotation: whatever it is given, a list comes here.
+    def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[str]:  # noqa: ARG002
         """Paths of masks, one per scan.
 
         Args:

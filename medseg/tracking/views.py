@@ -7,6 +7,7 @@ click shows the experiments (each the run above its stages) by score. An MLflow 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ EXPERIMENT = "experiment"
 """Value of that tag for the run above the stages."""
 _NAME = "Scores, best first"
 _MOST_COLUMNS = 14
+_END = re.compile(r"_(low|high)(/|$)")
 
 
 def view_with(present: str | None, metrics: Sequence[str], *, ms: int) -> str:
@@ -30,7 +32,7 @@ def view_with(present: str | None, metrics: Sequence[str], *, ms: int) -> str:
         ms: now, in milliseconds since 1970.
     """
     known, created = _read(present)
-    means = [name for name in metrics if "_low/" not in name and "_high/" not in name]
+    means = [name for name in metrics if not _END.search(name)]
     columns = list(dict.fromkeys([*known, *means]))[:_MOST_COLUMNS]
     shown = [f"metrics.`{name}`" for name in columns]
     state = {

@@ -13,6 +13,7 @@ from medseg.crossvalidation import children
 from medseg.crossvalidation.children import ChildRun, crossval_run, fold_run, parse_folds, run_children
 from medseg.errors import UsageError
 
+UNREGISTERED = ("--set", "tracking.registered_model=null")
 GIVEN = [
     "--config",
     "c.yaml",
@@ -30,10 +31,13 @@ GIVEN = [
 
 def test_a_folds_command_is_the_same_command_with_another_fold():
     kept = ("--config", "c.yaml", "--set", "a.b=1", "--work", "w", "--extend", "--verbose")
-    assert fold_run(GIVEN, 3) == ChildRun(name="fold_3", arguments=("train", *kept, "--set", "data.fold=3"))
+    assert fold_run(GIVEN, 3) == ChildRun(
+        name="fold_3", arguments=("train", *kept, *UNREGISTERED, "--set", "data.fold=3")
+    )
     assert fold_run(["--fold=0,2", "--parallel", "2", "--fresh"], 2).arguments == (
         "train",
         "--fresh",
+        *UNREGISTERED,
         "--set",
         "data.fold=2",
     )

@@ -45,6 +45,12 @@ _STEPS = 200
 _USER = "postgres"
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 _MOST_SECONDS = 900.0
+_TITLES = {
+    "metrics while the server was away": "training went on while the server was away",
+    "metrics without a point too many": "metrics without a point too many",
+    "syncs": "`medseg sync` ended well",
+    "trainings": "commands that trained and ended well",
+}
 
 
 def postgres_programs() -> Path | None:
@@ -81,7 +87,7 @@ def postgres(folder: Path) -> Iterator[str]:
     run(programs / "pg_ctl", "-D", cluster / "data", "-o", options, "-l", cluster / "log", "-w", "start")
     try:
         run(programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", _USER, "mlflow")
-        yield f"postgresql://{_USER}@127.0.0.1:{port}/mlflow"
+        yield f"postgresql+psycopg2://{_USER}@127.0.0.1:{port}/mlflow"
     finally:
         run(programs / "pg_ctl", "-D", cluster / "data", "-m", "immediate", "stop")
 
@@ -137,11 +143,16 @@ class Round:
     found: Found = field(default_factory=Found)
 
 
-def _environment(server: Server) -> dict[str, str]:
-    one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment = os.environ | one_thread | {"MLFLOW_TRACKING_URI": server.uri, "PYTHONPATH": str(_ROOT)}
-    environment.pop("MEDSEG_TRACKING", None)
+def one_thread_environment() -> dict[str, str]:
+    """Of a medseg command with tracking to its own work folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(_ROOT)}
+    for name in ("MEDSEG_TRACKING", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
     return environment
+
+
+def _environment(server: Server) -> dict[str, str]:
+    return one_thread_environment() | {"MLFLOW_TRACKING_URI": server.uri}
 
 
 def _medseg(made: Experiment, work: Path, server: Server, verb: str, *flags: str) -> subprocess.Popen[bytes]:
@@ -234,10 +245,10 @@ def table(rounds: Sequence[Round]) -> str:
     kinds = sorted({kind for one in rounds for kind in one.found.counts})
     lines = ["| | " + " | ".join(one.name for one in rounds) + " |", "| --- |" + " --: |" * len(rounds)]
     rows = {
-        "folds with points in the store at the kill": [one.sent_before for one in rounds],
+        "trainings with points in the store at the kill": [one.sent_before for one in rounds],
         "server away, s": [f"{one.away_seconds:.0f}" for one in rounds],
         "metric records logged meanwhile": [one.logged_while_away for one in rounds],
-        **{f"{kind} as in the spools": [one.found.counts[kind] for one in rounds] for kind in kinds},
+        **{_TITLES.get(kind, f"{kind} as in the spools"): [one.found.counts[kind] for one in rounds] for kind in kinds},
         "faults": [len(one.found.faults) for one in rounds],
     }
     lines += [f"| {name} | " + " | ".join(map(str, values)) + " |" for name, values in rows.items()]
@@ -269,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             server.kill()
     faults = [f"{one.name}: {fault}" for one in rounds for fault in one.found.faults]
-    shown = [argument for argument in arguments if not argument.startswith("/")]
+    shown = [Path(argument).name for argument in arguments]
     heading = (
         f"# An MLflow server on PostgreSQL, killed while five folds log, {time.strftime('%Y-%m-%d')}\n\n"
         f"- command: `python tests/reliability/tracking_server.py {' '.join(shown)}`\n"

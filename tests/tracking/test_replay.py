@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from medseg.config.sections import TrackingSection
+from medseg.durable import sha256_bytes, sha256_file
 from medseg.tracking.address import StoreAddress, read_sent
 from medseg.tracking.pending import count_pending
 from medseg.tracking.replay import Replay
@@ -9,6 +10,7 @@ from medseg.tracking.spool import SPOOL_NAME, SpoolWriter, spool_folders
 from medseg.tracking.store import DatasetNote, StoreAwayError
 from medseg.tracking.tracker import open_tracker
 
+MODEL_SHA256 = sha256_bytes(b"{}")
 ADDRESS = StoreAddress("fake:", "fake", embedded=False)
 
 
@@ -33,7 +35,13 @@ def _log_all(work, *, resume=False):
         run.log_figure_png(b"\x89PNG...", "curves")
         run.log_table([{"case": "a", "dice": 0.5}], "scores/cases")
         run.log_file(model / "model.json", "notes/model.json")
-        run.log_folder(model, "model")
+        run.log_folder(model, "folder")
+        run.log_note("Scores of **demo**.\n\n| class |")
+        run.log_model(model, registered_as="liver", tags={"fold": "0"}, description="A model.")
+        run.log_headline({"testing/dice": 0.5}, note="All of it.")
+        for name in ("cases.csv", "metrics.json"):
+            (work / name).write_text(name)
+        run.log_scores(work, model_sha256=sha256_file(model / "model.json"), of="testing", tags={"testing.dice": "0.5"})
     (folder,) = spool_folders(work / "tracking")
     return folder
 
@@ -44,7 +52,7 @@ def _replay(store, work, folder):
 
 def test_everything_arrives(tmp_path, store):
     folder = _log_all(tmp_path)
-    assert _replay(store, tmp_path, folder).send() == 13
+    assert _replay(store, tmp_path, folder).send() == 20
     run, parent = store.run("fold 0"), store.run("demo")
     assert {(name, value, step) for name, value, _, step in run["metrics"]} == {
         ("train/loss", "1.0", 0), ("train/loss", "0.5", 1), ("train/loss", repr(1 / 3), 2),
@@ -65,9 +73,40 @@ def test_everything_arrives(tmp_path, store):
         "figures/curves.png",
         "scores/cases.json",
         "notes/model.json",
+        "folder/model.json",
         "model/model.json",
+        "model/MLmodel",
+        f"scores/{MODEL_SHA256[:16]}/cases.csv",
+        f"scores/{MODEL_SHA256[:16]}/metrics.json",
     }
+    assert run["tags"]["mlflow.note.content"] == "Scores of **demo**.\n\n| class |"
+    assert run["tags"][f"medseg.scores.{MODEL_SHA256[:16]}"] == "testing"
+    assert parent["tags"]["mlflow.note.content"] == "All of it."
+    assert parent["tags"]["medseg.stage"] == "experiment"
+    assert {(name, value) for name, value, _, _ in parent["metrics"]} == {("testing/dice", "0.5")}
+    assert list(store.columns) == [("e0", "testing/dice")]
     assert (run["status"], parent["status"]) == ("FINISHED", "FINISHED")
+
+
+def test_a_model_becomes_one_version_with_its_scores(tmp_path, store):
+    folder = _log_all(tmp_path)
+    for _ in range(2):
+        _replay(store, tmp_path, folder).send()
+        (folder / "sent-fake.json").unlink()
+    ((name, version),) = store.versions.items()
+    assert name == ("liver", MODEL_SHA256)
+    assert version["tags"] == {"fold": "0", "testing.dice": "0.5", "medseg.scores_run": version["run"]}
+    assert store.aliases == {("liver", "candidate"): 1}
+
+
+def test_a_model_folder_that_holds_another_model_by_then_is_passed_over(tmp_path, store, caplog):
+    folder = _log_all(tmp_path)
+    (tmp_path / "model" / "model.json").write_text('{"trained": "further"}')
+    _replay(store, tmp_path, folder).send()
+    assert store.versions == {}
+    assert "model/model.json" not in store.run("fold 0")["files"]
+    assert "the folder holds another model now" in caplog.text
+    assert read_sent(folder, ADDRESS).refused == 1
 
 
 def test_login_name_and_script_are_overwritten(tmp_path, store):
