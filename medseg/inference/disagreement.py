@@ -80,7 +80,7 @@ class VotingEngine(Engine):
         first = parts[0]
         if isinstance(first, Features):
             return Voted(stacked([part for part in parts if isinstance(part, Features)]), tuple(votes))
-        first /= np.float32(len(votes))  # type: ignore[operator, misc]
+        first /= np.float32(len(votes))  # type: ignore[operator]
         return Voted(first, tuple(votes))
 
     def classes(self, scores: Any, grid: Grid) -> ClassArray:
