@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.inference.appearance import APPEARANCE
 from medseg.inference.calibration import FLOOR, Calibration, ClassCalibration, Structures, describe
 from medseg.inference.uncertainty import doubt_centres
 
 COVERAGE = 0.9
-FEATURES = ("doubt", "others", "entropy", "volume", "unusual", "compactness", "contact", "x", "y", "z")
-_FEW_FEATURES = ("doubt", "unusual")
+_FEW = ("doubt", "unusual")
+_SIZE = ("doubt", "others", "volume", "unusual")
+_MASK = ("doubt", "others", "entropy", "volume", "unusual", "compactness", "contact", "x", "y", "z")
+FEATURES = (_FEW, _MASK, (*_FEW, *APPEARANCE), (*_SIZE, *APPEARANCE), (*_MASK, *APPEARANCE))
+"""Sets of features, of which the one with the least error on left-out groups is taken: few tell more of few masks."""
 _CASES_PER_FEATURE = 10
 _LEAST_CASES = 8
 _RIDGES = (1.0, 10.0, 100.0, 1000.0)
@@ -100,15 +104,18 @@ def _fit_class(
 ) -> ClassCalibration | None:
     if len(cases) < _LEAST_CASES:
         return None
-    names = FEATURES if len(cases) >= _CASES_PER_FEATURE * len(FEATURES) else _FEW_FEATURES
-    rows = _rows(cases, name, names, typical_ml)
+    described = [describe(case.structures, name, typical_ml=typical_ml) for case in cases]
     errors = np.log([1 - case.dice[name] + FLOOR for case in cases])
     groups = [case.group for case in cases]
     if len(set(groups)) < 2:
         groups = list(range(len(cases)))
-    residuals = {ridge: _left_out_residuals(rows, errors, groups, ridge) for ridge in _RIDGES}
-    ridge = min(_RIDGES, key=lambda one: float(np.square(residuals[one]).mean()))
-    left_out = residuals[ridge]
+    residuals = {
+        (names, ridge): _left_out_residuals(_rows(described, names), errors, groups, ridge)
+        for names in _usable(described)
+        for ridge in _RIDGES
+    }
+    names, ridge = min(residuals, key=lambda one: float(np.square(residuals[one]).mean()))
+    left_out, rows = residuals[names, ridge], _rows(described, names)
     centres, scales, weights, intercept = _ridge(rows, errors, ridge)
     return ClassCalibration(
         names=names,
@@ -132,8 +139,17 @@ def _left_out_residuals(rows: Matrix, errors: Matrix, groups: Sequence[int], rid
     return result
 
 
-def _rows(cases: Sequence[JudgedCase], name: str, names: Sequence[str], typical_ml: Mapping[str, float]) -> Matrix:
-    described = [describe(case.structures, name, typical_ml=typical_ml) for case in cases]
+def _usable(described: Sequence[Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """The sets of features that every mask has and that there are enough masks for; always the smallest."""
+    known = set.intersection(*(set(one) for one in described))
+    return [
+        names
+        for names in FEATURES
+        if names == _FEW or (set(names) <= known and len(described) >= _CASES_PER_FEATURE * len(names))
+    ]
+
+
+def _rows(described: Sequence[Mapping[str, float]], names: Sequence[str]) -> Matrix:
     return np.array([[one[feature] for feature in names] for one in described])
 
 

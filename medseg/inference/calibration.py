@@ -15,8 +15,11 @@ from typing import Any
 
 from medseg.durable import read_json, sha256_file, sha256_json, write_json
 from medseg.errors import InputError, ModelError
+from medseg.inference.appearance import APPEARANCE
 
-QUALITY_FORMAT = 1
+QUALITY_FORMAT = 2
+"""2 may use what the scan looks like; 1, which did not, is read as well."""
+_READ = (1, 2)
 QUALITY_FILE = "quality.json"
 FLOOR = 0.005
 """Added to errors before the logarithm is taken, so that a perfect mask does not weigh without limit."""
@@ -37,7 +40,7 @@ def describe(structures: Structures, name: str, *, typical_ml: Mapping[str, floa
         ``doubt`` (1 - soft Dice), ``entropy``, ``rim``, ``outside``, ``volume``, ``compactness``, ``contact`` and the lengths
         ``x``, ``y``, ``z`` of the structure; ``unusual``, how far its volume is from the typical one, either way; ``others``,
         the mean ``doubt`` of all structures of the mask; ``others_volume``, the mean over the other structures of volume over
-        typical volume.
+        typical volume; and ``brightness``, ``spread``, ``texture`` and ``edge`` where they were measured.
     """
     own = structures[name]
     there = {other: values for other, values in structures.items() if values["volume_ml"] > 0}
@@ -59,6 +62,7 @@ def describe(structures: Structures, name: str, *, typical_ml: Mapping[str, floa
         "unusual": abs(ratios.get(name, 0.0)),
         "others": sum(map(_doubt, there.values())) / len(there),
         "others_volume": sum(others) / len(others) if others else 0.0,
+        **{name: own[name] for name in APPEARANCE if name in own},
     }
 
 
@@ -131,11 +135,17 @@ class Calibration:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self, structures: Structures, name: str) -> tuple[float, float] | None:
-        """(expected Dice, its bound) of a structure; None where it is empty or its class has no calibration."""
+        """(expected Dice, its bound) of a structure.
+
+        None where it is empty, its class has no calibration, or its mask was made by a medseg that did not measure all that
+        the calibration needs (``--overwrite`` does).
+        """
         own = self.classes.get(name)
         if own is None or structures.get(name, {}).get("volume_ml", 0) <= 0:
             return None
         described = describe(structures, name, typical_ml=self.typical_ml)
+        if not set(own.names) <= described.keys():
+            return None
         return own.expected(described), own.bound(described)
 
     def plain(self) -> dict[str, Any]:
@@ -172,7 +182,7 @@ def read_calibration(folder: Path) -> Calibration | None:
     try:
         content = dict(read_json(path))
         version, sha256 = content.pop("format"), content.pop("sha256")
-        calibration = Calibration.from_plain(content) if version == QUALITY_FORMAT else None
+        calibration = Calibration.from_plain(content) if version in _READ else None
     except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder.name}: {QUALITY_FILE} can't be read; calibrate again") from error
     if calibration is None:

@@ -257,7 +257,7 @@ def write_case(
     measures = measure_classes(
         classes, class_names=engine.class_names, affine=prepared.affine, planar=planar, regions=engine.plan.regions
     )
-    quality = terms.judge.assess(scores, prepared.grid, measures)
+    quality = terms.judge.assess(scores, prepared.grid, measures, image=prepared.array)
     label_map = engine.label_map(classes, affine=prepared.affine, header=header)
     names = terms.names(case)
     path = terms.output / names[0]

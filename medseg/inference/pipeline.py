@@ -14,6 +14,7 @@ import torch
 
 from medseg.errors import EnvironmentFault, ScanError
 from medseg.imaging import Header
+from medseg.inference.appearance import seen_image
 from medseg.inference.cases import InferCase
 from medseg.inference.decoding import Isolation, estimated_bytes, quick_header
 from medseg.inference.ensemble import MaskMaker
@@ -145,7 +146,8 @@ class Pipeline:
         began = time.monotonic()
         _reset_device_peak()
         scores = isolated(case, lambda: class_scores(engine, prepared.array), stops=(DeviceLost,))
-        rest = replace(prepared, array=None)
+        # Judging the mask looks at the scan again; in half precision that is less than the windows took.
+        rest = replace(prepared, array=seen_image(prepared.array) if engine.section.quality else None)
         seconds = {"read": prepared.seconds, "compute": time.monotonic() - began}
         self._ahead.leave(turn)
         if isinstance(scores, CaseReport):

@@ -8,6 +8,7 @@ from typing import Any
 
 from medseg.imaging import Volume
 from medseg.imaging.volume import FloatArray
+from medseg.inference.appearance import seen_image
 from medseg.inference.calibration import Calibration, read_calibration, risk_of
 from medseg.inference.contract import InputContract, Verdict, check_scan, check_volumes
 from medseg.inference.disagreement import Voted, VotingEngine
@@ -72,15 +73,16 @@ class Judge:
         verdict = check_scan(volume, self.contract)
         return verdict if self._level == "refuse" else verdict.softened()
 
-    def assess(self, scores: Any, grid: Any, measures: Measures) -> CaseQuality:
+    def assess(self, scores: Any, grid: Any, measures: Measures, *, image: Any = None) -> CaseQuality:
         """The quality of a mask.
 
         Args:
             scores: what the engine's ``scores`` gave.
             grid: what its ``prepare`` gave beside the array.
             measures: of the finished mask.
+            image: what its ``prepare`` gave, or `seen_image` of it; None leaves out what the scan looks like.
         """
-        return self._judged(self._evidence(scores, grid) if self._measure else None, measures)
+        return self._judged(self._evidence(scores, grid, image) if self._measure else None, measures)
 
     def again(self, kept: Mapping[str, Any], measures: Measures) -> CaseQuality:
         """The quality of a mask that was made before, from what its sidecar keeps (`plain`), by today's calibration."""
@@ -91,11 +93,13 @@ class Judge:
         """What a sidecar keeps (``extra["quality"]``): only what follows from scan and model, not from the calibration."""
         return {} if quality.evidence is None else asdict(quality.evidence)
 
-    def _evidence(self, scores: Any, grid: Any) -> Evidence:
+    def _evidence(self, scores: Any, grid: Any, image: Any = None) -> Evidence:
         slabs, spacing = _slabs(self._engine, scores, grid)
         regions = self._engine.plan.regions is not None
         names = self._engine.class_names
-        evidence = gather_evidence(slabs, class_names=names, spacing_xyz_mm=spacing, regions=regions)
+        # Only there the slabs' grid is the network's.
+        seen = seen_image(image) if type(self._engine) in (Engine, VotingEngine) else None
+        evidence = gather_evidence(slabs, class_names=names, spacing_xyz_mm=spacing, regions=regions, image=seen)
         if not isinstance(scores, Voted):
             return evidence
         unlike = {

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from medseg.inference.appearance import Appearance, HalfArray
 
 FloatArray = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.float64]
@@ -39,6 +41,8 @@ class Evidence:
             - ``outside``: probability mass outside the mask over the mask's volume;
             - ``compactness``: surface over volume to the power 2/3 (1/2 in pictures): 6 for a cube, more if in pieces;
             - ``contact``: share of the surface that touches other structures (0 where classes overlap);
+            - ``brightness``, ``spread``, ``texture``, ``edge`` of the scan there (`appearance.Appearance.features`), where the
+              network's input is at hand;
             - ``length_x_mm``, ``length_y_mm``, ``length_z_mm``: of the piece of each axis that holds 98 % of its voxels.
         inside: histogram of the doubt 1 - p of the voxels that were given to a structure, of all structures together.
         outside: the same of the probability p of each structure in voxels that were not given to it, from 1/4096 on.
@@ -57,6 +61,7 @@ def gather_evidence(
     class_names: Sequence[str],
     spacing_xyz_mm: Sequence[float],
     regions: bool = False,
+    image: HalfArray | None = None,
 ) -> Evidence:
     """The evidence of one scan.
 
@@ -66,14 +71,27 @@ def gather_evidence(
         class_names: K of them, background first.
         spacing_xyz_mm: voxel size of the slabs' grid.
         regions: whether the classes overlap.
+        image: (C, X, Y, Z) that the network was given, on the slabs' grid; None leaves out what the scan looks like.
     """
-    sums = _Sums(len(class_names) - 1, spacing_xyz_mm)
+    count = len(class_names) - 1
+    sums = _Sums(count, spacing_xyz_mm)
+    # Structures that overlap are looked at one by one.
+    looks = (
+        [] if image is None else [Appearance(image, 1) for _ in range(count)] if regions else [Appearance(image, count)]
+    )
     for slab in slabs:
         if regions:
             _add_regions(sums, slab)
         else:
             _add_classes(sums, slab)
-    return sums.evidence(class_names[1:])
+        for region, look in enumerate(looks):
+            look.add((slab[region] > 0.5).astype(np.uint8) if regions else slab.argmax(axis=0))
+    evidence = sums.evidence(class_names[1:])
+    if not looks:
+        return evidence
+    of = {name: looks[k].features(0) if regions else looks[0].features(k) for k, name in enumerate(class_names[1:])}
+    structures = {name: {**own, **of[name]} for name, own in evidence.structures.items()}
+    return replace(evidence, structures=structures)
 
 
 class _Sums:

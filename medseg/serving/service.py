@@ -219,7 +219,7 @@ class Service:
             planar=header is not None and header.planar,
             regions=engine.plan.regions,
         )
-        quality = self._judge.assess(scores, grid, measures)
+        quality = self._judge.assess(scores, grid, measures, image=array)
         names = spec.names("mask", images, engine.class_names)
         write_outputs(
             engine.label_map(classes, affine=volume.affine, header=header),

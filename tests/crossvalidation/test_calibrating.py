@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,35 @@ def test_where_nothing_can_be_told_the_mean_is_said_and_the_bound_still_covers()
     assert told["coverage"]["found"] == pytest.approx(0.9, abs=0.03)
     error = told["mean_absolute_error"]
     assert error["expected_dice"] == pytest.approx(error["always_the_mean"], abs=0.005)
+
+
+def looked_at(count, seed=0):
+    """Masks of which the doubt tells nothing, and how bright the scan is there all but everything."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        brightness, other = rng.normal(), rng.normal(size=3)
+        one = case(number, doubt=float(rng.uniform(0.05, 0.2)), error=float(np.exp(-2 + 0.4 * brightness)))
+        names = ("brightness", "spread", "texture", "edge")
+        look = dict(zip(names, (float(brightness), *map(float, other)), strict=True))
+        found.append(replace(one, structures={"organ": {**one.structures["organ"], **look}}))
+    return found
+
+
+def test_what_the_scan_looks_like_is_taken_where_it_tells():
+    found = looked_at(150)
+    fitted = fit_calibration(found, CLASSES, model_sha256="x")
+    assert "brightness" in fitted.classes["organ"].names
+    assert figures(predict_left_out(found, CLASSES), found)["found_of_worst_tenth"] > 0.8
+    # A mask that an older medseg made lacks it: no estimate; and so does a set of masks, of which one lacks it.
+    old = case(0, doubt=0.1, error=0.1)
+    assert fitted.estimate(old.structures, "organ") is None
+    assert fitted.estimate(found[0].structures, "organ") is not None
+    mixed = fit_calibration([*found, old], CLASSES, model_sha256="x")
+    assert "brightness" not in mixed.classes["organ"].names
+    # With few masks few features, whatever is there: ten masks for each.
+    few = fit_calibration(found[:30], CLASSES, model_sha256="x")
+    assert few.classes["organ"].names == ("doubt", "unusual")
 
 
 def test_few_cases_give_no_bound_and_too_few_no_calibration():
