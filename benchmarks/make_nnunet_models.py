@@ -5,7 +5,7 @@
 nnU-Net plans, trains, and predicts the validation cases of fold 0 with its own code; this script only lays out data, shortens
 training, and changes plans where said. What is there already is not made again. The models:
 
-    hippocampus_3d   3d_fullres, two folds         hippocampus_2d   2d
+    hippocampus_3d   3d_fullres                    hippocampus_2d   2d, two folds
     sarcoma_mr       ResEnc, patch cut to 32x96x96, 8 base features
     regions          synthetic, thick slices along x, three regions that overlap
     cascade          synthetic, 3d_lowres and 3d_cascade_fullres
@@ -61,7 +61,7 @@ def make(name: str, work: Path, args: argparse.Namespace) -> dict[str, object]:
     }[name]
     lay_out(name, dataset, work, args)
     plans_name = plan(name, dataset, planner, configurations, work, args)
-    folds: list[list[object]] = [[0, 1]] if name == "hippocampus_3d" else [[0]] * len(configurations)
+    folds: list[list[object]] = [[0, 1]] if name == "hippocampus_2d" else [[0]] * len(configurations)
     if name == "cascade":
         folds[0] = ["all"]  # a first stage that has drawn masks of all cases for the second to train on
     previous, found = None, {}

@@ -1,11 +1,11 @@
 """docs/slurm/train.sh with stand-ins for SLURM's and medseg's commands."""
 
-import os
 import signal
 import subprocess
-import time
 
 import pytest
+
+from tests.stand_in_programs import StandIns
 
 STAND_INS = {
     "srun": '#!/bin/bash\nshift\nexport SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0\nexec "$@"\n',
@@ -22,22 +22,13 @@ for _ in $(seq 200); do [ -e "$OUT/end" ] && exit "$(cat "$OUT/end")"; sleep 0.0
 
 @pytest.fixture
 def job(tmp_path, repository):
-    programs, out = tmp_path / "bin", tmp_path / "out"
-    programs.mkdir()
-    out.mkdir()
-    for name, text in STAND_INS.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "OUT": str(out), "SLURM_JOB_ID": "4711"}
-    environment["SLURM_JOB_NODELIST"] = "node[7-8]"
+    programs = StandIns(tmp_path, STAND_INS)
+    environment = programs.environment | {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[7-8]"}
     process = subprocess.Popen(
         ["bash", str(repository / "docs/slurm/train.sh"), "--config", "a b.yaml"], env=environment
     )
-    deadline = time.monotonic() + 30
-    while not (out / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    yield process, out
+    programs.wait_for("started")
+    yield process, programs.out
     process.kill()
     process.wait()
 

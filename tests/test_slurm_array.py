@@ -1,11 +1,11 @@
 """docs/slurm/infer_array.sh with stand-ins for SLURM's and medseg's commands."""
 
-import os
 import signal
 import subprocess
-import time
 
 import pytest
+
+from tests.stand_in_programs import StandIns
 
 STAND_INS = {
     "scontrol": '#!/bin/bash\necho "$@" >> "$OUT/scontrol"\n',
@@ -21,25 +21,18 @@ for _ in $(seq 200); do [ -e "$OUT/end" ] && exit "$(cat "$OUT/end")"; sleep 0.0
 @pytest.fixture
 def task(tmp_path, repository):
     """Starts one task of the array: restart count -> (process, its folder)."""
-    programs, out = tmp_path / "bin", tmp_path / "out"
-    programs.mkdir()
-    out.mkdir()
-    for name, text in STAND_INS.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    started = []
+    programs, started = StandIns(tmp_path, STAND_INS), []
 
     def start(restarts):
-        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "OUT": str(out), "SLURM_ARRAY_JOB_ID": "47"}
-        environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": restarts}
+        environment = programs.environment | {"SLURM_ARRAY_JOB_ID": "47", "SLURM_ARRAY_TASK_ID": "3"}
         script = str(repository / "docs/slurm/infer_array.sh")
-        process = subprocess.Popen(["bash", script, "a scan.nii", "--output", "masks"], env=environment)
+        process = subprocess.Popen(
+            ["bash", script, "a scan.nii", "--output", "masks"],
+            env=environment | {"SLURM_RESTART_COUNT": restarts},
+        )
         started.append(process)
-        deadline = time.monotonic() + 30
-        while not (out / "started").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return process, out
+        programs.wait_for("started")
+        return process, programs.out
 
     yield start
     for process in started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
+from medseg.cli.epochs import follow_epochs
 
 if TYPE_CHECKING:
     from medseg.training.inputs import TrainingInputs
 
-_LOG = logging.getLogger(__name__)
 _PURPOSE = "Train a narrower student (config's distil section) that follows a trained model."
 _STOPPED = 143
 
@@ -55,14 +54,12 @@ def _distil(context: Context) -> int:
         tracker.run("distil", f"distil {name}", resume_file=folder / "tracking.json") as run,
         StepProgress("distil") as bar,
     ):
-        for epoch in run_training(
+        epochs = run_training(
             inputs, folder, device=device, elapsed_seconds=lambda: time.monotonic() - context.started,
             allow_changed=context.args.allow_changed, stop=lambda: bool(context.stop), each_step=bar.reach,
             make_trainer=partial(DistillationTrainer, teacher=teacher, settings=config.distil),
-        ):  # fmt: skip
-            if epoch.complete:
-                _LOG.info("%s", epoch)
-                run.log_metrics(epoch.metrics(), step=epoch.step)
+        )  # fmt: skip
+        follow_epochs(epochs, run)
         finished = (folder / "model" / "model.json").exists()
         if not finished:
             run.finish("KILLED", "a signal")

@@ -88,18 +88,18 @@ def _inputs(context: Context, scratch: Path) -> tuple[TrainingInputs, bool]:
     """What training will be given, and whether it is the prepared data; before that, noise in the median case's shape."""
     from medseg.manifest import load_manifest
     from medseg.preparation.report import show_checks
-    from medseg.preparation.settling import require_made_with
     from medseg.preparation.stage import run_prepare
-    from medseg.preparation.store import PreparedData
     from medseg.training.cost import stand_ins
-    from medseg.training.inputs import training_inputs, with_overrides
+    from medseg.training.inputs import TrainingInputs, open_inputs, with_overrides
 
     config, args = context.experiment, context.args
     assert context.manifest_path is not None
-    manifest, folder = load_manifest(context.manifest_path).with_series(config.data.series), context.work / "prepared"
+    folder = context.work / "prepared"
     if (folder / "index.json").is_file() and not args.replan:
-        require_made_with(config.prepare, manifest, folder)
-        return training_inputs(config, manifest, PreparedData.open(folder)), True
+        return open_inputs(
+            config, manifest_path=context.manifest_path, work=context.work, config_folder=args.config.parent
+        ), True
+    manifest = load_manifest(context.manifest_path).with_series(config.data.series)
     report = run_prepare(
         config.prepare, manifest, data_root=context.data_root, output=folder, allow_outside=args.allow_outside,
         replan=args.replan, plan_only=True, device=context.device, processes=args.processes, show=show_checks,
@@ -108,8 +108,6 @@ def _inputs(context: Context, scratch: Path) -> tuple[TrainingInputs, bool]:
     held_out = manifest.fold_cases(config.data.fold)[1] if config.data.fold is not None else ()
     prepared = with_overrides(stand_ins(report.plan, scratch, seed=config.seed), config.prepare)
     names = tuple(prepared.cases)
-    from medseg.training.inputs import TrainingInputs
-
     inputs = TrainingInputs(
         prepared=prepared, training=names, validation=names[: len(held_out)], network=config.network,
         section=config.train, seed=config.seed, fold=config.data.fold, config_text="",

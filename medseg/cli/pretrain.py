@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
+from medseg.cli.epochs import follow_epochs
 
 if TYPE_CHECKING:
     from medseg.training.inputs import TrainingInputs
 
-_LOG = logging.getLogger(__name__)
 _PURPOSE = "Train the config's network to restore blotted-out parts of scans without labels, for train.init_from."
 _STOPPED = 143
 
@@ -53,14 +52,12 @@ def _pretrain(context: Context) -> int:
     ):
         inputs = _inputs(context)
         started = time.monotonic()  # preparing the scans is not charged: it is done once, however often one pretrains
-        for epoch in run_training(
+        epochs = run_training(
             inputs, folder, device=choose_device(context.device), elapsed_seconds=lambda: time.monotonic() - started,
             allow_changed=context.args.allow_changed, stop=lambda: bool(context.stop), each_step=bar.reach,
             make_trainer=PretrainTrainer,
-        ):  # fmt: skip
-            if epoch.complete:
-                _LOG.info("%s", epoch)
-                run.log_metrics(epoch.metrics(), step=epoch.step)
+        )  # fmt: skip
+        follow_epochs(epochs, run)
         finished = (folder / "model" / "model.json").exists()
         if not finished:
             run.finish("KILLED", "a signal")

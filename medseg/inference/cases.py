@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -92,7 +92,8 @@ def find_cases(
     Args:
         inputs: as given.
         channels: of the model's plan; where there are several, files ``NAME_0000, NAME_0001 ...`` are one case, unless
-            they are one picture's red, green and blue.
+            they are one picture's red, green and blue; where all lie in one file, ``NAME_0000`` is called ``NAME`` unless
+            ``NAME`` or ``NAME_0001`` lies beside it.
         data_root: where a manifest's paths start; None is the manifest's own folder.
         allow_outside: let a manifest's paths leave the data root.
         leave_out: a folder that is not searched: the output, where it lies below an input.
@@ -286,7 +287,7 @@ def _is_image(path: Path) -> bool:
 def _joined_channels(cases: list[InferCase], channels: Sequence[ChannelPlan]) -> list[InferCase]:
     """Files ``NAME_0000 ...`` of one folder as one case, where the model's channels may lie in files of their own."""
     if len(channels) == 1 or all(channel.scheme == "rgb" for channel in channels):
-        return cases
+        return _without_channel(cases)
     groups: dict[tuple[Path, str], dict[int, InferCase]] = {}
     for case in cases:
         match = None if len(case.images) > 1 else _CHANNEL.fullmatch(case.id)
@@ -294,6 +295,19 @@ def _joined_channels(cases: list[InferCase], channels: Sequence[ChannelPlan]) ->
         key, channel = (match["name"], int(match["channel"])) if match else (case.id, -1)
         groups.setdefault((case.images[0].parent, key), {})[channel] = case
     return [_joined(name, members, len(channels)) for (_, name), members in groups.items()]
+
+
+def _without_channel(cases: list[InferCase]) -> list[InferCase]:
+    """``NAME_0000`` called ``NAME``, as nnU-Net does, unless ``NAME`` or ``NAME_0001`` lies beside it: then it is a number."""
+    taken = {(case.images[0].parent, case.id) for case in cases}
+    named = []
+    for case in cases:
+        match, folder = _CHANNEL.fullmatch(case.id), case.images[0].parent
+        alone = match is not None and not {(folder, match["name"]), (folder, f"{match['name']}_0001")} & taken
+        if match is not None and match["channel"] == "0000" and alone:
+            case = replace(case, id=match["name"])  # noqa: PLW2901
+        named.append(case)
+    return named
 
 
 def _joined(name: str, members: Mapping[int, InferCase], channels: int) -> InferCase:

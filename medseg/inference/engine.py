@@ -48,6 +48,7 @@ from medseg.inference.sliding_window import FloatArray, predict_scores
 from medseg.networks.blending import Sink
 from medseg.networks.precision import choose_precision, precision_name
 from medseg.networks.quick_norms import quick_norms
+from medseg.networks.quick_unet import is_quick, quick_unet
 from medseg.networks.windows import Tally, window_count
 from medseg.preparation.case import full_grid, prepare_image, restore_classes, restored
 from medseg.preparation.grid import Grid, Shape
@@ -266,8 +267,9 @@ class Engine:
         with ExitStack() as stack:
             if elsewhere:
                 stack.callback(network.to, self.device)
+            precision = choose_precision(way.device) if elsewhere and self.precision else self.precision
             if way.device.type == "cpu":
-                stack.enter_context(quick_norms(network))
+                stack.enter_context(quick_unet(network, precision) if is_quick(network) else quick_norms(network))
             if self._features:
                 stack.enter_context(features_only(network))
             scores = predict_scores(
@@ -280,7 +282,7 @@ class Engine:
                 batch_size=way.batch_size,
                 slice_axis=model.plan.slice_axis,
                 device=way.device,
-                precision=choose_precision(way.device) if elsewhere and self.precision else self.precision,
+                precision=precision,
                 gather_on_device=way.gather == "device",
                 skip_background=self.section.skip_background,
                 sink=sink,

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from medseg.durable import read_json
 from medseg.errors import EnvironmentFault, MedsegError
 from medseg.runner.cluster_worker import MARK, do_case, remove_silent_workers, versions
 from medseg.runner.pool import Outcome, RunCases, outcome_of
@@ -271,6 +272,7 @@ def connect(address: str, *, workers: int | None = None, lost_seconds: float = _
         from distributed import Client
     except ImportError as error:
         raise EnvironmentFault("--cluster: lacks dask.distributed; pip install medseg[cluster]") from error
+    _refuse_without_certificates(address)
     owned = None
     try:
         if address == "slurm":
@@ -287,6 +289,19 @@ def connect(address: str, *, workers: int | None = None, lost_seconds: float = _
             f"--cluster: {address} can't be reached ({type(error).__name__}); start 'dask scheduler' there, or correct it"
         ) from error
     return Cluster(client, lost_seconds=lost_seconds, owned=owned)
+
+
+def _refuse_without_certificates(address: str) -> None:
+    """Before Dask connects: its client without certificates ends in a TypeError, and takes a minute to be thrown away."""
+    from distributed.security import Security
+
+    if address.endswith(".json"):
+        address = str(read_json(Path(address)).get("address", ""))
+    if address.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+        raise EnvironmentFault(
+            "--cluster: a tls:// scheduler was named and Dask's config has no certificates for it, expected ca-file and "
+            "client.cert, client.key under distributed.comm.tls; see docs/cluster.md"
+        )
 
 
 def _slurm(workers: int) -> Any:

@@ -65,6 +65,12 @@ def test_patterns_choose_among_the_files_of_folders(tmp_path):
         find_cases([tmp_path], channels=ONE, patterns=["*.mha"])
 
 
+def test_nnunets_number_of_the_only_channel_is_no_part_of_the_name(tmp_path):
+    touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c.nii.gz", "c_0000.nii.gz", "d/a_0000.nii.gz")
+    assert ids(find_cases([tmp_path], channels=ONE)) == ["a", "b_0000", "b_0001", "c", "c_0000", "d_a"]
+    assert ids(find_cases([tmp_path / "a_0000.nii.gz"], channels=ONE)) == ["a"]
+
+
 def test_the_output_folder_is_no_input(tmp_path):
     touch(tmp_path, "a.nii.gz", "masks/a.nii.gz")
     assert ids(find_cases([tmp_path], channels=ONE, leave_out=tmp_path / "x" / ".." / "masks")) == ["a"]

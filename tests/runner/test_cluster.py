@@ -133,6 +133,50 @@ class TestWorkers:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def encrypted(tmp_path):
+    """A scheduler and a worker that speak TLS alone, with certificates that Dask's own config names."""
+    pytest.importorskip("cryptography")
+    import dask
+    from distributed import LocalCluster
+    from distributed.security import Security
+
+    own = Security.temporary()
+    files = {"ca.pem": own.tls_ca_file, "cert.pem": own.tls_client_cert, "key.pem": own.tls_client_key}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    ca, cert, key = (str(tmp_path / name) for name in files)
+    roles = {f"distributed.comm.tls.{role}": {"cert": cert, "key": key} for role in ("scheduler", "worker", "client")}
+    settings = {"distributed.comm.tls.ca-file": ca, "distributed.comm.require-encryption": True} | roles
+    with dask.config.set(settings):
+        here = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tls", dashboard_address=None,
+                            security=Security(), memory_limit=0, local_directory=str(tmp_path))  # fmt: skip
+        yield here
+        here.close()
+
+
+@pytest.mark.slow
+@quiet
+class TestEncrypted:
+    def test_cases_go_over_tls_with_the_certificates_of_dasks_config(self, encrypted, tmp_path):
+        assert encrypted.scheduler_address.startswith("tls://")
+        folder = tmp_path / "output"
+        folder.mkdir()
+        with connect(encrypted.scheduler_address) as cluster:
+            outcomes = list(cluster.run_cases(tasks.double, [("a", 1), ("b", 2)], folder=folder))
+        assert sorted(outcome.value for outcome in outcomes) == [2, 4]
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_tls_without_certificates_is_refused_before_anything_is_asked(by_file, tmp_path):
+    address = "tls://127.0.0.1:9"
+    if by_file:
+        (tmp_path / "scheduler.json").write_text(f'{{"address": "{address}"}}')
+        address = str(tmp_path / "scheduler.json")
+    with pytest.raises(EnvironmentFault, match="no certificates for it, expected ca-file"):
+        connect(address)
+
+
 def test_a_scheduler_file_that_is_not_there():
     with pytest.raises(EnvironmentFault, match=r"nowhere\.json is not there"):
         connect("nowhere.json")
