@@ -29,7 +29,7 @@ class Verdict:
     """Whether a challenger may take a champion's place.
 
     Attributes:
-        better: its mean is better and the test refuses equality at 5 %.
+        better: its mean is better, the test refuses equality at 5 %, and no case of the champion's was left out.
         difference: mean over cases of challenger minus champion, in the metric's unit (for a distance, below 0 is better).
         low, high: 95 % interval of it, by the same test; None where there are too few patients for one.
         p_value: two-sided, of the sign-flip test over patients.
@@ -62,12 +62,15 @@ def judge(champion_folder: Path, challenger_folder: Path, *, metric: str = "dice
     challenger = read_run(challenger_folder, name="challenger")
     field = comparable((champion, challenger), metrics=(metric,))
     (found,) = [one for one in compare_pairs(field) if one.class_name == MEAN]
-    better = found.p_value <= ALPHA and found.favours == 1
+    unseen = len(champion.cases - set(field.cases))
+    better = found.p_value <= ALPHA and found.favours == 1 and not unseen
     word = "better" if better else "not shown to be better"
     reason = (
         f"{metric} {found.difference:+.4f} ({interval_words(found.low, found.high)}, p = {found.p_value:.3g}, "
         f"{found.patients} patients): the challenger is {word}"
     )
+    if unseen:
+        reason += f"; {unseen} of the champion's {len(champion.cases)} cases were not compared, and all must be"
     if field.notes:
         reason += "; " + "; ".join(field.notes)
     return Verdict(

@@ -129,6 +129,8 @@ def test_what_differs_is_refused_or_left_out(folders):
     fewer = score(folders, "good", into="fewer", keep={"c1", "c2", "c3"})
     verdict = judge(folders / "scores_bad", fewer)
     assert verdict.n == 3
+    assert not verdict.better
+    assert "5 of the champion's 8 cases were not compared, and all must be" in verdict.reason
     assert "5 of 8 cases left out: not scored in every run" in verdict.reason
     renamed = score(folders, "good", into="renamed", labels={"background": (0,), "liver": (1,), "lesion": (2,)})
     notes = comparable([read_run(folders / "scores_bad"), read_run(renamed)], metrics=("dice",)).notes
