@@ -3,8 +3,8 @@
 Scores of masks are skewed, and now and then a structure is missed, which counts as the worst there is. With 20 patients and
 one miss in 20, the sample often holds none, and an interval made of what was seen can't know of it: Student's t and BCa
 covered the true mean 80 % of the time (docs/statistics.md has the table, ``benchmarks/bench_coverage.py`` makes it). So the
-mean is taken apart into how often the structure fails and how good it is where it does not, each gets the interval that suits it,
-and the two are put together:
+mean is taken apart into how often the structure fails and how good it is where it does not. Each gets the interval that suits
+it, and the two are put together:
 
 - the share of failures: the Jeffreys interval (Brown, Cai and DasGupta 2001); where nothing failed, up to 1 - 0.05^(1/n), the
   rule of three (Hanley and Lippman-Hand 1983). That allowance fades out between 60 and 100 patients, by when a failure in 20
