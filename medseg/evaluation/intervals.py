@@ -233,11 +233,19 @@ def median_interval(values: Sequence[float] | FloatArray, patients: Sequence[str
     if names < n:
         assert patients is not None
         below = (np.asarray(values) <= np.median(ordered)).astype(np.float64)
-        size = max(2, round(_effective_size(_part(below, np.asarray(patients)))))
+        size = max(2, round(_effective_size(_part(below, np.asarray(patients))) * _few(names)))
     rank = (_median_rank(size) - 0.5) * n / size + 0.5
     positions = np.arange(1, n + 1)
     low, high = (float(np.interp(place, positions, ordered)) for place in (rank, n + 1 - rank))
     return _judged(low, high, "order statistics", names)
+
+
+def _few(patients: int) -> float:
+    """What an effective size is worth that was itself found from so few patients: Student's t in the normal's place."""
+    from scipy.special import ndtri, stdtrit
+
+    quantile = 0.5 + CONFIDENCE / 2
+    return float(ndtri(quantile) / stdtrit(patients - 1, quantile)) ** 2
 
 
 def _median_rank(n: int) -> float:
