@@ -234,7 +234,9 @@ def median_interval(values: Sequence[float] | FloatArray, patients: Sequence[str
         assert patients is not None
         below = (np.asarray(values) <= np.median(ordered)).astype(np.float64)
         size = max(2, round(_effective_size(_part(below, np.asarray(patients))) * _few(names)))
-    rank = (_median_rank(size) - 0.5) * n / size + 0.5
+    rank = _median_rank(size)
+    if rank > 1:  # else even the outermost of so few do not hold it with 95 %
+        rank = (rank - 0.5) * n / size + 0.5
     positions = np.arange(1, n + 1)
     low, high = (float(np.interp(place, positions, ordered)) for place in (rank, n + 1 - rank))
     return _judged(low, high, "order statistics", names)
