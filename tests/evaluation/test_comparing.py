@@ -129,10 +129,15 @@ def test_what_differs_is_refused_or_left_out(folders):
     fewer = score(folders, "good", into="fewer", keep={"c1", "c2", "c3"})
     verdict = judge(folders / "scores_bad", fewer)
     assert verdict.n == 3
+    assert not verdict.better
+    assert "5 of the champion's 8 cases were not compared, and all must be" in verdict.reason
     assert "5 of 8 cases left out: not scored in every run" in verdict.reason
     renamed = score(folders, "good", into="renamed", labels={"background": (0,), "liver": (1,), "lesion": (2,)})
     notes = comparable([read_run(folders / "scores_bad"), read_run(renamed)], metrics=("dice",)).notes
     assert notes == ("left out as not every run has them with the same values: lesion, tumour",)
+    verdict = judge(folders / "scores_bad", renamed)
+    assert not verdict.better
+    assert "of the champion's classes tumour could not be compared, and all must be" in verdict.reason
     with pytest.raises(InputError, match="volume_reference_ml is no metric that can be compared, expected one of dice"):
         judge(folders / "scores_bad", folders / "scores_good", metric="volume_reference_ml")
 
@@ -150,6 +155,12 @@ def test_other_code_is_said(folders):
     assert comparable([good, other], metrics=("dice",)).notes == (
         "scored by different versions of the metrics' code, whose definitions agree",
     )
+
+
+def test_nothing_to_compare(folders):
+    nothing = score(folders, "good", into="nothing", keep={"c7"}, labels={"background": (0, 1), "tumour": (2,)})
+    with pytest.raises(InputError, match="no case has a dice in both runs"):
+        judge(nothing, nothing)
 
 
 def test_other_references_are_no_comparison(folders):
