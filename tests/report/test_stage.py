@@ -9,6 +9,7 @@ import pytest
 from medseg.cli import report as report_verb
 from medseg.errors import InputError, UsageError
 from medseg.imaging import LabelMap, write_label_map
+from medseg.imaging.nifti import write_nifti
 from medseg.report.atlas import bytes_of
 from medseg.report.content import Content, ReportInputs, gather
 from medseg.report.experiment import folder_inputs, scans_of, scored_folders
@@ -20,6 +21,7 @@ from medseg.report.page import page
 from medseg.report.scores import Row, ScoreTable, read_scores
 from medseg.report.shown import shown_cases
 from medseg.report.stage import make_report
+from tests.report.scored_cases import AFFINE
 
 
 def inputs_of(folder, *, scans=True):
@@ -197,6 +199,18 @@ def test_the_file_stays_under_its_limit(scored):
     assert len(small.encode()) <= len(whole) - 2000
     assert "Slices of good: they would have made the file too large." in small
     assert Page(page(found, most_bytes=1000)).data is None
+
+
+def test_probability_maps_give_the_calibration_of_voxels(scored):
+    (scored / "p" / "maps").mkdir()
+    maps = np.zeros((30, 28, 12, 2), np.uint8)
+    maps[4:14, 8:18, 3:9, 0] = 255  # of the organ certain, also where the lesion is; of the lesion never
+    write_nifti(maps, AFFINE, scored / "p" / "maps" / "good_probabilities.nii.gz", like=None, slope=1 / 255)
+    judged = gather(inputs_of(scored)).judged
+    assert judged.mapped == 1
+    assert judged.curves["organ"][-1] == (1.0, pytest.approx(552 / 600), 600)
+    ((given, share, count),) = judged.curves["lesion"]
+    assert (given, share) == (0, pytest.approx(48 / count))
 
 
 def test_slices_share_their_room(scored):
