@@ -8,6 +8,8 @@ import pytest
 
 from medseg.cli import report as report_verb
 from medseg.errors import InputError, UsageError
+from medseg.evaluation import run_evaluate
+from medseg.evaluation.experiment import folder_set
 from medseg.imaging import LabelMap, write_label_map
 from medseg.imaging.nifti import write_nifti
 from medseg.report.atlas import bytes_of
@@ -211,6 +213,19 @@ def test_probability_maps_give_the_calibration_of_voxels(scored):
     assert judged.curves["organ"][-1] == (1.0, pytest.approx(552 / 600), 600)
     ((given, share, count),) = judged.curves["lesion"]
     assert (given, share) == (0, pytest.approx(48 / count))
+
+
+def test_overlapping_labels_are_shown_by_their_combinations(scored):
+    cases = folder_set("set", predictions=scored / "p", references=scored / "r", labels="whole=1+2,core=2")
+    run_evaluate(cases, output=scored / "regions", processes=1)
+    again = scored_folders(scored / "regions", predictions=scored / "p", references=scored / "r")
+    found = gather(folder_inputs(scored / "regions", again))
+    assert list(found.index_names) == ["whole", "whole+core"]
+    reasons = {(one.case, one.class_name): (one.kind, one.reason) for one in found.failures}
+    assert reasons["none", "whole"] == ("missed", "the reference has 1.5 ml")
+    assert reasons["none", "core"] == ("missed", "the reference has 0.12 ml")
+    assert reasons["bad", "core"][0] == "shifted"
+    assert found.shown[0].indices == [0, 1, 2]
 
 
 def test_slices_share_their_room(scored):
