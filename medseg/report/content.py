@@ -252,7 +252,7 @@ def _with_curves(judged: Judged, reader: _Reader) -> Judged:
     counts = Reliability(reader.protocol.class_names)
     for case_id, path in with_maps[:: step or 1]:
         masks = reader.read(case_id)
-        found = None if masks is None else read_map(path, masks)
+        found = None if masks is None else read_map(path, masks, channels=len(reader.protocol.class_names))
         if masks is not None and found is not None:
             counts.add(masks, found)
     return replace(judged, curves=counts.curves(), mapped=counts.cases) if counts.cases else judged

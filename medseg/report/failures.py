@@ -127,7 +127,7 @@ def _kinds(masks: CaseMasks, name: str, swapped: str | None) -> Iterator[tuple[s
         return
     if swapped is not None:
         return
-    found = list(_placed(masks, prediction, truth)) + list(_parts(prediction, truth))
+    found = list(_placed(masks, prediction, truth))
     yield from found
     ratio = sizes[0] / sizes[1]
     size = "too large" if ratio > SIZE_RATIO else "too small" if ratio * SIZE_RATIO < 1 else "inexact"
@@ -159,11 +159,12 @@ def _swapped_pairs(masks: CaseMasks, names: set[str]) -> dict[str, str]:
 
 def _placed(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> Iterator[tuple[str, str]]:
     if (reason := _shift(masks, prediction, truth)) is not None:
-        yield "shifted", reason
+        yield "shifted", reason  # which leaves ends and parts uncovered by itself
         return
     reasons = [*_cut_short(masks, prediction, truth), *_cut_by_scan(masks, prediction, truth)]
     if reasons:
         yield "cut at the border", "; ".join(reasons)
+    yield from _parts(prediction, truth)
 
 
 def _shift(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> str | None:

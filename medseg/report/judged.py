@@ -110,12 +110,12 @@ def map_path(prediction: Path, case_id: str, kind: str) -> Path:
     return prediction.parent / "maps" / f"{case_id}_{kind}.nii.gz"
 
 
-def read_map(path: Path, masks: CaseMasks) -> npt.NDArray[np.float32] | None:
-    """A map of the case in RAS order, (X, Y, Z) or (K, X, Y, Z); None where there is none on the masks' grid."""
+def read_map(path: Path, masks: CaseMasks, *, channels: int = 1) -> npt.NDArray[np.float32] | None:
+    """A map of the case in RAS order, (K, X, Y, Z) with ``channels`` K; None where there is none on the masks' grid."""
     if not path.is_file():
         return None
     with contextlib.suppress(MedsegError):
-        volume = read_volume(path)
+        volume = read_volume(path, channels=channels)
         if grid_difference(volume.shape, volume.affine, masks.shape, masks.affine) is None:
             return apply_axes(volume.array, masks.change)
     return None

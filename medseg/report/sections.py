@@ -16,7 +16,7 @@ from medseg.report.svg import SERIES_COUNT
 
 MAIN_METRICS = ("dice", "nsd", "hd95_mm", "assd_mm")
 _METRIC_HEADS = (
-    "class", "metric", "n", "mean", "95 % interval", "SD", "median", "quartiles", "range", "mean, nothing imputed",
+    "class", "metric", "n", "mean", "95 % interval", "SD", "median", "quartiles", "range", "not imputed",
 )  # fmt: skip
 AGREEMENT_PLOTS = 12
 MOST_CELLS = 40_000
@@ -93,7 +93,7 @@ def _summary_table(scores: ScoreTable) -> Html:
         rows.append(cells)
     if len(rows) > 1:
         means = scores.metrics.get("mean_of_classes", {})
-        rows.append(["mean of classes", "", *(number((means.get(name) or {}).get("mean")) for name in shown), ""])
+        rows.append(["mean of classes", "", *(_mean(means.get(name) or {}) for name in shown), ""])
     return table(heads, rows)
 
 
@@ -104,6 +104,11 @@ def _counts(counts: Mapping[str, int]) -> Html:
     absent = [f"{counts['both_empty']} absent"] if counts.get("both_empty") else []
     small = element("small", ", ".join(words + absent), class_="warn" if words else None) if words or absent else None
     return joined(number(counts["cases"]), small)
+
+
+def _mean(found: Mapping[str, Any]) -> Html:
+    ends = interval(found, "mean_low", "mean_high")
+    return joined(number(found.get("mean")), element("small", ends) if ends else None)
 
 
 def _cell(found: Mapping[str, Any]) -> Html:
@@ -154,7 +159,7 @@ def _metric_row(name: Html, metric: str, found: Mapping[str, Any]) -> list[Child
     median = interval(found, "median_low", "median_high")
     return [
         name,
-        charts.metric_label(metric),
+        element("span", charts.metric_label(metric), class_="whole"),
         f"{found.get('n', 0)}{imputed}",
         number(found.get("mean")),
         interval(found, "mean_low", "mean_high") or NONE,

@@ -39,6 +39,11 @@ def test_shifted_says_how_far_and_where_to(masks_of):
     assert reason == "lies 9 mm right of and 2 mm below the reference; Dice 0.36, moved back 1.00"
 
 
+def test_a_small_structure_beside_its_place_is_shifted_and_no_more(masks_of):
+    truth = box((10, 14), (10, 14), (5, 9))
+    assert set(found(masks_of(np.roll(truth, 6, axis=0), truth))) == {"shifted"}
+
+
 def test_a_picture_is_moved_in_pixels(masks_of):
     truth = box((5, 15), (5, 15), (0, 1), shape=(40, 40, 1))
     ((kind, reason),) = found(masks_of(np.roll(truth, (-4, 3), axis=(0, 1)), truth, planar=True)).items()

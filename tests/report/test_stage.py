@@ -8,7 +8,10 @@ import pytest
 
 from medseg.cli import report as report_verb
 from medseg.errors import InputError, UsageError
+from medseg.evaluation import run_evaluate
+from medseg.evaluation.experiment import folder_set
 from medseg.imaging import LabelMap, write_label_map
+from medseg.imaging.nifti import write_nifti
 from medseg.report.atlas import bytes_of
 from medseg.report.content import Content, ReportInputs, gather
 from medseg.report.experiment import folder_inputs, scans_of, scored_folders
@@ -20,6 +23,7 @@ from medseg.report.page import page
 from medseg.report.scores import Row, ScoreTable, read_scores
 from medseg.report.shown import shown_cases
 from medseg.report.stage import make_report
+from tests.report.scored_cases import AFFINE
 
 
 def inputs_of(folder, *, scans=True):
@@ -197,6 +201,31 @@ def test_the_file_stays_under_its_limit(scored):
     assert len(small.encode()) <= len(whole) - 2000
     assert "Slices of good: they would have made the file too large." in small
     assert Page(page(found, most_bytes=1000)).data is None
+
+
+def test_probability_maps_give_the_calibration_of_voxels(scored):
+    (scored / "p" / "maps").mkdir()
+    maps = np.zeros((30, 28, 12, 2), np.uint8)
+    maps[4:14, 8:18, 3:9, 0] = 255  # of the organ certain, also where the lesion is; of the lesion never
+    write_nifti(maps, AFFINE, scored / "p" / "maps" / "good_probabilities.nii.gz", like=None, slope=1 / 255)
+    judged = gather(inputs_of(scored)).judged
+    assert judged.mapped == 1
+    assert judged.curves["organ"][-1] == (1.0, pytest.approx(552 / 600), 600)
+    ((given, share, count),) = judged.curves["lesion"]
+    assert (given, share) == (0, pytest.approx(48 / count))
+
+
+def test_overlapping_labels_are_shown_by_their_combinations(scored):
+    cases = folder_set("set", predictions=scored / "p", references=scored / "r", labels="whole=1+2,core=2")
+    run_evaluate(cases, output=scored / "regions", processes=1)
+    again = scored_folders(scored / "regions", predictions=scored / "p", references=scored / "r")
+    found = gather(folder_inputs(scored / "regions", again))
+    assert list(found.index_names) == ["whole", "whole+core"]
+    reasons = {(one.case, one.class_name): (one.kind, one.reason) for one in found.failures}
+    assert reasons["none", "whole"] == ("missed", "the reference has 1.5 ml")
+    assert reasons["none", "core"] == ("missed", "the reference has 0.12 ml")
+    assert reasons["bad", "core"][0] == "shifted"
+    assert found.shown[0].indices == [0, 1, 2]
 
 
 def test_slices_share_their_room(scored):
