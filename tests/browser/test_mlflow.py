@@ -111,4 +111,4 @@ def test_the_table_of_cases_and_the_report_are_shown(seen):
 def test_the_version_has_its_alias_and_its_scores(seen):
     assert "candidate" in seen["version"]
     assert "testing.dice" in seen["version"]
-    assert "medseg infer SCANS --model models:/small@champion" in seen["version"]
+    assert "medseg infer SCANS --model models:/small@champion --work WORK" in seen["version"]
