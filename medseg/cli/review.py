@@ -95,7 +95,8 @@ def version_note(context: Context, inputs_sha256: str, folder: Path, *, name: st
         f"A model of **{context.experiment.name}**. Its scores are tags of this version once it is evaluated.",
         facts,
         look=[f"The source run has its training; `medseg promote {name}` moves the alias `champion`."],
-        again=f"medseg infer SCANS --model models:/{name}@champion --output masks",
+        again=f"medseg infer SCANS --model models:/{name}@champion --work WORK --output masks",
+        above_command="Use",
     )
 
 

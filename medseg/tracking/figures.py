@@ -96,7 +96,7 @@ def overlay_png(
 
 
 def captioned(picture: NDArray[np.uint8], lines: Sequence[str], class_names: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """A picture with lines of text above it and the classes' colours below.
+    """A picture with lines of text and the classes' colours above it, where a small frame shows them.
 
     Args:
         picture: (H, W, 3) uint8, from :func:`overlay_png`.
@@ -109,20 +109,20 @@ def captioned(picture: NDArray[np.uint8], lines: Sequence[str], class_names: Seq
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = picture.shape[:2]
-    top, bottom = _LINE * len(lines) + 4, (_LINE + 4) if class_names else 0
-    canvas = Image.new("RGB", (width, top + height + bottom), "black")
+    top = _LINE * (len(lines) + bool(class_names)) + 4
+    canvas = Image.new("RGB", (width, top + height), "black")
     canvas.paste(Image.fromarray(picture), (0, top))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_FONT)
     for number, line in enumerate(lines):
         draw.text((4, 2 + _LINE * number), line, fill="white", font=font)
-    x = 4
+    x, y = 4, _LINE * len(lines) + 2
     for number, name in enumerate(class_names):
         end = x + 14 + draw.textlength(name, font=font)
         if end > width:
             break
         colour = tuple(int(value) for value in _COLOURS[number % len(_COLOURS)])
-        draw.rectangle((x, top + height + 5, x + 9, top + height + 14), fill=colour)
-        draw.text((x + 13, top + height + 2), name, fill="white", font=font)
+        draw.rectangle((x, y + 3, x + 9, y + 12), fill=colour)
+        draw.text((x + 13, y), name, fill="white", font=font)
         x = int(end) + 10
     return np.asarray(canvas, dtype=np.uint8)
 

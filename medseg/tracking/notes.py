@@ -19,6 +19,7 @@ def description(
     tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
     look: Sequence[str] = (),
     again: str = "",
+    above_command: str = "Again",
 ) -> str:
     """The description of a run in Markdown.
 
@@ -29,6 +30,7 @@ def description(
             title is not shown.
         look: sentences about where to look further.
         again: the command that repeats it.
+        above_command: its title.
     """
     # MLflow shows the first six lines and hides the rest behind "Show more": what matters most comes first, without a title.
     lines = [summary, ""]
@@ -40,7 +42,7 @@ def description(
     if look:
         lines += ["**Where to look**", "", *(f"- {sentence}" for sentence in look), ""]
     if again:
-        lines += ["**Again**", "", "```", again, "```", ""]
+        lines += [f"**{above_command}**", "", "```", again, "```", ""]
     return _cut("\n".join(lines))
 
 
@@ -57,8 +59,8 @@ def _table(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    # MLflow draws no lines and no space between columns: an en space keeps numbers apart.
-    return "| " + " | ".join(f"{' '.join(cell.replace('|', '/').split())}\u2002" for cell in cells) + " |"
+    # MLflow draws no lines and leaves no space between columns, and trims plain spaces.
+    return "| " + " | ".join(f"{' '.join(cell.replace('|', '/').split())}&nbsp;&nbsp;" for cell in cells) + " |"
 
 
 def _cut(text: str) -> str:

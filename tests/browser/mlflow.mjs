@@ -46,7 +46,7 @@ async function shot(name) {
   await page.screenshot({ path: join(asked.output, `${name}.png`) });
 }
 async function text(locator) {
-  return (await locator.innerText()).replaceAll("\u2002", "");
+  return (await locator.innerText()).replaceAll("\u00a0", "");
 }
 
 async function runs() {
@@ -54,9 +54,11 @@ async function runs() {
   await page.getByRole("button", { name: /Views/ }).click();
   await page.getByText("Scores, best first").click();
   await page.getByText(`${asked.set}/dice`, { exact: true }).first().waitFor();
-  found.list = await text(page.locator("[role=treegrid], [role=grid]").first());
+  const cell = page.getByRole("gridcell").getByRole("link", { name: asked.name, exact: true }).first();
+  await cell.waitFor();
+  found.list = await text(page.locator("#root"));
   await shot("1-runs");
-  await page.getByRole("link", { name: asked.name, exact: true }).first().click();
+  await cell.click();
   await page.getByText("Show more").click();
   found.experiment = await text(page.locator("main, #root").first());
   await shot("2-experiment");

@@ -1,6 +1,6 @@
 """A browser opens MLflow's pages of a small experiment; `mlflow.mjs` looks at them and keeps screenshots.
 
-They go to the folder named in MEDSEG_SCREENSHOTS, else to pytest's temporary one.
+They go to the folder named in MEDSEG_SCREENSHOTS, else to `artifacts/mlflow` beside this file.
 """
 
 import json
@@ -68,7 +68,7 @@ def seen(tmp_path_factory):
             "run": read_json(made.work / "scores" / "testing" / "tracking.json")["runs"]["local"],
             "training": read_json(made.work / "runs" / "fold_0" / "tracking.json")["runs"]["local"],
             "chromium": CHROMIUM,
-            "output": os.environ.get("MEDSEG_SCREENSHOTS") or str(folder / "screenshots"),
+            "output": os.environ.get("MEDSEG_SCREENSHOTS") or str(HERE / "artifacts" / "mlflow"),
         }
         command = ["node", str(HERE / "mlflow.mjs"), json.dumps(asked)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
@@ -111,4 +111,4 @@ def test_the_table_of_cases_and_the_report_are_shown(seen):
 def test_the_version_has_its_alias_and_its_scores(seen):
     assert "candidate" in seen["version"]
     assert "testing.dice" in seen["version"]
-    assert "medseg infer SCANS --model models:/small@champion" in seen["version"]
+    assert "medseg infer SCANS --model models:/small@champion --work WORK" in seen["version"]

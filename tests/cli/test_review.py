@@ -32,7 +32,7 @@ def context():
 
 
 def test_a_description_begins_with_the_scores_and_names_the_worst_case(context):
-    text = evaluate_note(context, _scores(SCORES), pictures=["b", "a"]).replace("\u2002", "")
+    text = evaluate_note(context, _scores(SCORES), pictures=["b", "a"]).replace("&nbsp;&nbsp;", "")
     assert text.startswith(
         "Scores of **demo** on `testing`. Mean Dice **0.5500** over classes; worst case `b` with 0.3000."
     )

@@ -11,7 +11,7 @@ def test_a_description_has_what_is_known_and_leaves_out_what_is_not():
         look=["Artifacts: `cases.json`."],
         again="medseg evaluate",
     )
-    assert text.replace("\u2002", "").splitlines() == [
+    assert text.replace("&nbsp;&nbsp;", "").splitlines() == [
         "Scores of **demo**.",
         "",
         "| class | Dice |",
@@ -37,7 +37,7 @@ def test_it_fits_into_a_tag_of_mlflow():
     text = description("Scores.", {}, tables={"All": rows})
     assert len(text) < 8000
     assert text.endswith("(cut: it is too long for MLflow)\n")
-    assert "| case 100\u2002 | 0.5\u2002 |\n" in text
+    assert "| case 100&nbsp;&nbsp; | 0.5&nbsp;&nbsp; |\n" in text
 
 
 def test_the_command_names_no_absolute_path():
