@@ -55,6 +55,14 @@ def test_two_folders_without_a_config(pictures, capsys):
     assert (pictures / "s" / "metrics.json").read_bytes() == before
 
 
+def test_further_metrics_by_name(pictures, capsys):
+    assert run(pictures, "--metrics", "surface_elements, hd99_mm") == 0
+    metrics = json.loads((pictures / "s" / "metrics.json").read_text())["classes"]["nuclei"]["metrics"]
+    assert {"nsd_surfel", "hd99_mm", "dice"} <= set(metrics)
+    assert run(pictures, "--metrics", "hausdorff") == 2
+    assert "metrics: has 'hausdorff', expected a group (default, surface_elements" in capsys.readouterr().err
+
+
 def test_exit_codes(pictures, capsys, caplog):
     (pictures / "p" / "b.png").unlink()
     assert run(pictures) == 4
