@@ -26,8 +26,9 @@ IndexArray = npt.NDArray[np.intp]
 Method = Literal["auto", "near", "tree", "transform"]
 
 # Measured CPU costs in microseconds: an offset tried for a point; a point looked up in a tree, put into one; a distance
-# transform per voxel of the box, and a point looked up in it.
-_OFFSET_US, _QUERY_US, _BUILD_US, _TRANSFORM_US, _LOOKUP_US = 0.0015, 2.0, 0.3, 0.1, 0.05
+# transform per voxel of the box, and a point looked up in it; and an offset by itself, however few points it is tried for.
+_OFFSET_US, _QUERY_US, _BUILD_US, _TRANSFORM_US, _LOOKUP_US = 0.0015, 1.2, 0.3, 0.12, 0.05
+_STEP_US = 12.0
 # Points of the ball of offsets, by rank: beyond it trees cost less.
 _MOST_OFFSETS = {1: 32, 2: 128, 3: 512}
 # So many points, spread over all, tell how far the near neighbours pay; and so many are looked at together, which a core's
@@ -83,9 +84,12 @@ def _rest_us(points: FloatArray, others: int, voxels: int) -> tuple[FloatArray, 
 def _worthwhile(search: _NearSearch, points: IndexArray, others: int, voxels: int) -> int:
     """How many offsets to try so that all together costs least, as a sample of the points has it."""
     sample = points[:: max(1, points.size // _SAMPLE)]
-    found = np.bincount(search.steps(sample, len(search.lengths)) + 1, minlength=len(search.lengths) + 1)[1:]
+    # Finding it out must cost little beside looking all of them up in a tree.
+    most = min(len(search.lengths), int(0.05 * _QUERY_US * points.size / _STEP_US))
+    found = np.bincount(search.steps(sample, most) + 1, minlength=most + 1)[1:]
     share_left = 1.0 - np.concatenate([[0], np.cumsum(found)]) / sample.size  # after 0, 1, 2, ... offsets
     tried_us = _OFFSET_US * points.size * np.concatenate([[0], np.cumsum(share_left[:-1])])
+    tried_us += _STEP_US * math.ceil(points.size / _CHUNK) * np.arange(most + 1)
     return int(np.argmin(tried_us + np.minimum(*_rest_us(points.size * share_left, others, voxels))))
 
 

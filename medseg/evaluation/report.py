@@ -165,7 +165,10 @@ def metrics_json(scores: Scores, cases_csv_sha256: str) -> dict[str, Any]:
 
 
 def flat_metrics(scores: Scores) -> dict[str, float]:
-    """Means for a tracker: ``<class>/<metric>``, ``mean/<metric>`` and how many cases were scored; without the undefined."""
+    """Means for a tracker: ``<class>/<metric>``, ``mean/<metric>``, ``all_classes/<metric>`` and how many cases were scored.
+
+    Without the undefined.
+    """
     found: dict[str, float] = {"cases/scored": len(scores.rows), "cases/expected": scores.expected}
     for summary in scores.classes:
         for name, metric in summary.metrics.items():
@@ -174,6 +177,9 @@ def flat_metrics(scores: Scores) -> dict[str, float]:
     for name, mean in mean_of_classes(scores.classes).items():
         if isinstance(mean["mean"], float):
             found[f"mean/{name}"] = mean["mean"]
+    for name, together in summarise_whole(scores.whole).items():
+        if together["mean"] is not None:
+            found[f"all_classes/{name}"] = together["mean"]
     return found
 
 

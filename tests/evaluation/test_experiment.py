@@ -87,6 +87,11 @@ def test_tolerances_must_fit_the_labels(manifest, tmp_path):
         scored(manifest, "a", tmp_path, EvaluateSection(tolerance_mm={"lung": 1.0}))
 
 
+def test_metrics_of_the_section(manifest, tmp_path):
+    cases = scored(manifest, "a", tmp_path, EvaluateSection(metrics=("cldice",)))
+    assert cases.protocol.metrics[-1] == "cldice"
+
+
 def test_two_folders(tmp_path, manifest):
     cases = folder_set(
         "x", predictions=tmp_path / "predictions", references=tmp_path / "data", labels="liver=1", tolerance="liver=3"

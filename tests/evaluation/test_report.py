@@ -69,6 +69,7 @@ def test_rows_and_flat_metrics_for_a_tracker(report):
     assert flat["cases/scored"] == 2
     assert flat["liver/dice"] == 48 / 112
     assert flat["mean/dice"] == 48 / 112 / 2
+    assert flat["all_classes/pixel_accuracy"] == pytest.approx((199 + 152) / 432)
 
 
 def test_terminal_table(report):
@@ -90,6 +91,24 @@ def test_lines_under_the_table(report):
     ]]  # fmt: skip
     groups = {"site": {"a": "A", "b": "B"}}
     assert score_lines(replace(report.scores, groups=groups)) == score_lines(report.scores)  # too few to be named
+
+
+def test_chosen_metrics_appear_everywhere(tmp_path, save_mask):
+    mask = np.zeros((6, 6, 6), np.uint8)
+    mask[1:3, 1:5, 1:5] = 1
+    for side in ("p", "r"):
+        save_mask(tmp_path / side / "a.nii.gz", mask)
+    protocol = make_protocol(labels={"background": (0,), "liver": (1,)}, metrics=("instances", "hd99_mm"))
+    cases = CaseSet(name="set", pairs=match_folders(tmp_path / "p", tmp_path / "r"), protocol=protocol)
+    report = run_evaluate(cases, output=tmp_path / "s", processes=1)
+    content = json.loads((tmp_path / "s" / "metrics.json").read_text())
+    assert set(content["definitions"]["metrics"]) == set(protocol.metrics) > set(metric_names())
+    assert content["classes"]["liver"]["metrics"]["lesion_pq"]["mean"] == 1.0
+    assert content["mean_of_classes"]["hd99_mm"]["mean"] == 0.0
+    assert content["lesions"]["classes"]["liver"]["iou_above_0.5"]["rq"] == 1.0
+    assert case_table(report.scores)[0]["lesion_dice"] == 1.0
+    assert flat_metrics(report.scores)["liver/lesion_rq"] == 1.0
+    assert (tmp_path / "s" / "cases.csv").read_text().splitlines()[0].endswith("lesion_f1_any,hd99_mm")
 
 
 def test_every_metric_says_what_it_is():

@@ -66,6 +66,14 @@ def test_a_report_lies_beside_the_scores(pictures, capsys):
     assert "3 of 3 cases scored" in (pictures / "s" / "report.md").read_text()
 
 
+def test_further_metrics_by_name(pictures, capsys):
+    assert run(pictures, "--metrics", "surface_elements, hd99_mm") == 0
+    metrics = json.loads((pictures / "s" / "metrics.json").read_text())["classes"]["nuclei"]["metrics"]
+    assert {"nsd_surfel", "hd99_mm", "dice"} <= set(metrics)
+    assert run(pictures, "--metrics", "hausdorff") == 2
+    assert "metrics: has 'hausdorff', expected a group (default, surface_elements" in capsys.readouterr().err
+
+
 def test_exit_codes(pictures, capsys, caplog):
     (pictures / "p" / "b.png").unlink()
     assert run(pictures) == 4
