@@ -5,8 +5,8 @@
         [--labels FOLDER] [--cases 40] [--fold 0] [--work /tmp/bench] [--output benchmarks/results/inference_DATE.md]
 
 NNUNET_MODEL_FOLDER is <Trainer>__<Plans>__<configuration>, imported by `medseg import-nnunet` beforehand, untimed; FOLDER
-holds <case>.nii.gz or <case>_0000.nii.gz. Every row is a process of its own, from its start to its end: wall seconds, CPU seconds of it and its
-children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's and with LABELS.
+holds <case>.nii.gz or <case>_0000.nii.gz. Every row is a process of its own, from its start to its end: wall seconds, CPU
+seconds of it and its children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's and with LABELS.
 At the end, where an idle machine has to be: `medseg infer` of the first scan in float32, in turns with `import torch` alone.
 """
 
