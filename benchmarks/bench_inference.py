@@ -6,8 +6,9 @@
 
 NNUNET_MODEL_FOLDER is <Trainer>__<Plans>__<configuration>, imported by `medseg import-nnunet` beforehand, untimed; FOLDER
 holds <case>.nii.gz or <case>_0000.nii.gz. Every row is a process of its own, from its start to its end: wall seconds, CPU
-seconds of it and its children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's and with LABELS.
-At the end, where an idle machine has to be: `medseg infer` of the first scan in float32, in turns with `import torch` alone.
+seconds of it and its children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's
+and with LABELS. At the end, where an idle machine has to be: `medseg infer` of the first scan in float32, in turns with
+`import torch` alone.
 """
 
 from __future__ import annotations
