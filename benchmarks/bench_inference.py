@@ -5,8 +5,10 @@
         [--labels FOLDER] [--cases 40] [--fold 0] [--work /tmp/bench] [--output benchmarks/results/inference_DATE.md]
 
 NNUNET_MODEL_FOLDER is <Trainer>__<Plans>__<configuration>, imported by `medseg import-nnunet` beforehand, untimed; FOLDER
-holds <case>_0000.nii.gz. Every row is a process of its own, from its start to its end: wall seconds, CPU seconds of it and its
-children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's and with LABELS.
+holds <case>.nii.gz or <case>_0000.nii.gz. Every row is a process of its own, from its start to its end: wall seconds, CPU
+seconds of it and its children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's
+and with LABELS. At the end, where an idle machine has to be: `medseg infer` of the first scan in float32, in turns with
+`import torch` alone.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def main() -> None:
     scans = args.work / "scans"
     scans.mkdir(parents=True)
     for path in sorted(args.scans.glob("*.nii.gz"))[: args.cases]:
-        (scans / path.name).symlink_to(path.resolve())
+        name = path.name.removesuffix(".nii.gz").removesuffix("_0000")
+        (scans / f"{name}_0000.nii.gz").symlink_to(path.resolve())
     own_model = args.work / "model"
     medseg = Path(sys.executable).with_name("medseg")
     imported = [str(medseg), "import-nnunet", str(args.model), "--output", str(own_model), "--fold", args.fold]
@@ -77,10 +80,27 @@ def main() -> None:
             "--work",
         ]
         rows.append(_timed(f"medseg, {kind}", command, args.work / kind))
-    text = _table(rows, args, len(list(scans.iterdir())))
+    text = _table(rows, args, len(list(scans.iterdir()))) + _one_scan(
+        medseg, own_model, min(scans.iterdir()), args.work
+    )
     sys.stdout.write(text)
     if args.output:
         args.output.write_text(text)
+
+
+def _one_scan(medseg: Path, model: Path, scan: Path, work: Path) -> str:
+    """An imported model's own config says float32, so the plain command computes in it."""
+    seconds: dict[str, list[float]] = {"infer": [], "import": []}
+    for turn in range(4):
+        infer = [str(medseg), "infer", str(scan), "--model", str(model), "--output", str(work / f"one_{turn}")]
+        for name, command in (("infer", infer), ("import", [sys.executable, "-c", "import torch"])):
+            began = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            seconds[name].append(time.monotonic() - began)
+    infer, alone = (min(values[1:]) for values in seconds.values())  # the first turn warms the disk's cache
+    return (
+        f"\nOne scan from command to mask: {infer:.2f} s, {infer / alone:.2f} times `import torch` ({alone:.2f} s).\n"
+    )
 
 
 def _timed(name: str, command: list[str], folder: Path) -> Row:

@@ -34,12 +34,16 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 400))
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--peer-python", type=Path)
+    parser.add_argument(
+        "--only-peer", action="store_true", help="under `ulimit -v` say, so that it takes the machine from nobody"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         sys.stdout.write(json.dumps(_own(args)) + "\n")
         return
-    sys.stdout.write(f"medseg: {_run([sys.executable, __file__, '--child', *sys.argv[1:]])}\n")
+    if not args.only_peer:
+        sys.stdout.write(f"medseg: {_run([sys.executable, __file__, '--child', *sys.argv[1:]])}\n")
     if args.peer_python:
         sys.stdout.write(f"nnU-Net: {_run([str(args.peer_python), str(_PEER), *map(str, args.shape)])}\n")
 
