@@ -100,6 +100,7 @@ def test_a_training_has_charts_and_a_scored_set_says_where_it_fails(seen):
 def test_the_pictures_go_from_the_worst_case_to_the_best(seen):
     assert min(seen["picture"]) >= 200
     assert seen["steps"] == 2  # one per case of the testing list
+    assert seen["changed"]
 
 
 def test_the_table_of_cases_and_the_report_are_shown(seen):
