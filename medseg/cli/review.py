@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ OVERLAY = "overlay"
 """Key of the pictures of a scored set; the slider's steps are ranks, 0 the worst case."""
 _MOST_PICTURES = 12
 _SHOWN = ("dice", "nsd", "hd95_mm", "assd_mm", "situation")
-_EMBEDDED_PICTURE = re.compile(rb"data:image/(?!svg)|<canvas")
+_SCAN_SLICES = b'"scan":"data:image/'  # as the viewer of medseg.report names them
 _SHA = 12
 
 
@@ -179,7 +178,7 @@ def log_scores(
     numbers = headline(scores)
     run.log_headline({f"{name or scores.name}/{key}": value for key, value in numbers.items()}, note=note)
     report, text = folder / "report.html", folder / "report.md"
-    if report.is_file() and (context.experiment.tracking.images or not shows_pictures(report)):
+    if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
         run.log_file(report)
     if text.is_file():
         run.log_file(text)
@@ -207,9 +206,9 @@ def log_evidence(run: TrackedRun, model_sha256: str, scores: Scores, folder: Pat
     run.log_scores(folder, model_sha256=model_sha256, of=scores.name, tags=tags)
 
 
-def shows_pictures(report: Path) -> bool:
-    """Whether an HTML file holds pictures, which may be slices of scans or of masks; drawings (SVG) are none."""
-    return _EMBEDDED_PICTURE.search(report.read_bytes()) is not None
+def shows_scans(report: Path) -> bool:
+    """Whether a report holds slices of scans; outlines of masks and drawings are none."""
+    return _SCAN_SLICES in report.read_bytes()
 
 
 def predicted_by(cases: CaseSet) -> str | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from medseg.cli.entry import Context
-from medseg.cli.review import evaluate_note, log_case_table, log_scores, predicted_by, shows_pictures
+from medseg.cli.review import evaluate_note, log_case_table, log_scores, predicted_by, shows_scans
 from medseg.config.sections import Config, DataSection, TrackingSection
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
@@ -57,10 +57,9 @@ def test_the_run_above_gets_the_headline_under_the_name_of_the_set(context, tmp_
     ("html", "images", "logged"),
     [
         ("<svg/>", False, True),
-        ("<img src='data:image/svg+xml;base64,'>", False, True),
-        ("<img src='data:image/png;base64,'>", False, False),
-        ("<canvas id=slice>", False, False),
-        ("<img src='data:image/png;base64,'>", True, True),
+        ('{"scan":null,"masks":"data:image/png;base64,"}', False, True),
+        ('{"scan":"data:image/png;base64,"}', False, False),
+        ('{"scan":"data:image/png;base64,"}', True, True),
     ],
 )
 def test_a_report_with_slices_of_scans_needs_leave(context, tmp_path, html, images, logged):
@@ -69,7 +68,7 @@ def test_a_report_with_slices_of_scans_needs_leave(context, tmp_path, html, imag
     run = Recorded()
     log_scores(run, Context(args=context.args, config=config), _scores(SCORES), tmp_path, "note")
     assert ("log_file" in run.calls) is logged
-    assert shows_pictures(tmp_path / "report.html") is ("svg" not in html)
+    assert shows_scans(tmp_path / "report.html") is ('"scan":"data' in html)
 
 
 def test_the_table_has_the_worst_first_and_the_telling_columns_first():
