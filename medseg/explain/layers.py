@@ -66,13 +66,30 @@ def choose_layer(network: nn.Module, x: Tensor, asked: str | None) -> str:
         if asked not in layers:
             raise UsageError(f"--layer: is {asked!r}, expected a layer with maps: {_listed(layers)}")
         return asked
-    answer = (layers[list(layers)[-1]][0], *x.shape[2:]) if layers else ()
-    inner = {name: shape for name, shape in layers.items() if shape[0] > 1 and shape != answer}
+    # As many maps as classes are scores: the answer, or a coarser head that only deep supervision listens to.
+    classes = layers[list(layers)[-1]][0] if layers else 0
+    inner = {name: shape for name, shape in layers.items() if shape[0] not in (1, classes)}
     sizes = {name: math.prod(shape[1:]) for name, shape in inner.items()}
-    coarsest = min((size for size in sizes.values() if size > 1), default=None)
-    if coarsest is None:
-        raise UsageError("--layer: none of the network's layers answers with maps; take --method occlusion")
-    return [name for name, size in sizes.items() if size == coarsest][-1]
+    coarsest = sorted((size, -place, name) for place, (name, size) in enumerate(sizes.items()) if size > 1)
+    for _, _, name in coarsest:
+        if _matters(network, x, name):
+            return name
+    raise UsageError("--layer: none of the network's layers answers with maps; take --method occlusion")
+
+
+def _matters(network: nn.Module, x: Tensor, name: str) -> bool:
+    """Whether the network would answer otherwise if a layer answered with nothing: some are there and never listened to."""
+
+    def silence(_module: nn.Module, _inputs: object, answer: Tensor) -> Tensor:
+        return torch.zeros_like(answer)
+
+    with torch.inference_mode():
+        plain = network(x)
+        handle = network.get_submodule(name).register_forward_hook(silence)
+        try:
+            return not torch.equal(plain, network(x))
+        finally:
+            handle.remove()
 
 
 def _of_our_networks(network: nn.Module) -> str | None:

@@ -24,7 +24,7 @@ from medseg.inference.model import load_models, save_ensemble
 from medseg.runner.sidecar import read_sidecar
 from tests.inference.stand_ins import plan_for, threshold_model, write_model
 from tests.inference.test_cascade import stages
-from tests.synthetic import scan, write_scan
+from tests.synthetic import affine_of, rotation, scan, scan_on, write_scan
 
 CPU = torch.device("cpu")
 QUICK = InferSection(mirror=False, precision="float32", contract="off", quality=False)
@@ -39,8 +39,12 @@ def rows_of(folder):
         return list(csv.DictReader(stream))
 
 
-def case_of(tmp_path, grid="oblique_flipped", **options):
-    image, labels = write_scan(scan(grid), tmp_path, **options)
+SMALL = scan_on((14, 15, 16), affine_of((1.1, 0.9, 1.0), rotation(12, -17, 25)))
+"""Two windows at most per axis: what maps cost goes by the windows that see a region."""
+
+
+def case_of(tmp_path, made=None):
+    image, labels = write_scan(made or scan("oblique_flipped"), tmp_path)
     return InferCase(id="case", images=(image,)), labels
 
 
@@ -67,14 +71,15 @@ def test_an_occlusion_map_lies_where_the_structure_is(tmp_path):
 
 
 def test_done_maps_are_kept_and_other_settings_make_them_anew(tmp_path, capsys):
-    image, labels = write_scan(scan("oblique"), tmp_path)
+    image, labels = write_scan(SMALL, tmp_path)
     model, out = write_model(tmp_path / "model"), tmp_path / "maps"
     command = [str(image), "--model", str(model), "--output", str(out), "--device", "cpu", "--region", str(labels)]
     assert main([*command, "--class", "organ", "--png", "--sanity"]) == 0
     assert "1 maps made, 0 kept of 1 cases" in capsys.readouterr().out
     path = out / "case_organ_gradcam.nii.gz"
     values = nib.load(path).get_fdata()
-    assert (values.shape, values.min()) == (scan("oblique").shape, 0)
+    assert values.shape == SMALL.shape
+    assert values.min() >= 0
     assert values.max() > 0.5
     sidecar = read_sidecar(path)
     assert set(sidecar.origin.inputs) == {"image_0000", "region"}
@@ -90,7 +95,7 @@ def test_done_maps_are_kept_and_other_settings_make_them_anew(tmp_path, capsys):
     assert sha256_file(path) != first
     path.write_bytes(path.read_bytes()[:-10])
     assert main([*command, "--class", "organ", "--layer", "encoder.0", "--region-values", "2"]) == 0
-    assert rows_of(out)[0]["region_voxels"] == str(np.count_nonzero(scan("oblique").labels == 2))
+    assert rows_of(out)[0]["region_voxels"] == str(np.count_nonzero(SMALL.labels == 2))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_what_makes_no_sense_gives_2(tmp_path, capsys, flags, message):
 
 
 def test_a_case_that_cannot_be_explained_is_named(tmp_path):
-    case, labels = case_of(tmp_path, "ras")
+    case, labels = case_of(tmp_path, scan("ras"))
     other = tmp_path / "other.nii.gz"
     write_label_map(LabelMap(np.ones((5, 5, 5), np.uint8), np.eye(4)), other, like=None)
     out = tmp_path / "maps"
@@ -134,7 +139,7 @@ def test_a_case_that_cannot_be_explained_is_named(tmp_path):
 
 
 def test_an_ensembles_map_is_the_mean_of_its_members(tmp_path):
-    case, labels = case_of(tmp_path, "ras")
+    case, labels = case_of(tmp_path, SMALL)
     folders = {f"fold_{seed}": write_model(tmp_path / f"fold_{seed}", seed=seed) for seed in (0, 1)}
     save_ensemble(tmp_path / "both", folders)
     options = ExplainOptions(
@@ -153,7 +158,7 @@ def test_an_ensembles_map_is_the_mean_of_its_members(tmp_path):
 
 def test_a_picture_and_slices_of_a_volume(tmp_path):
     # A 2D network over a volume: its windows are slices.
-    case, labels = case_of(tmp_path, "anisotropic")
+    case, labels = case_of(tmp_path, scan("anisotropic"))
     model = write_model(tmp_path / "flat", dimensions=2, through_plane_axis=2)
     options = ExplainOptions(
         classes=("organ",), region=labels, methods=("gradcam", "occlusion"), box_mm=20, stride_mm=20
@@ -193,7 +198,7 @@ def test_of_overlapping_labels_a_region_is_all_combinations_it_is_in(tmp_path):
     classes = np.array([[[0, 1, 2]]], np.uint8)
     assert region_of_class(classes, "organ", tuple(labels), regions).tolist() == [[[False, True, True]]]
     assert region_of_class(classes, "organ", tuple(labels), None).tolist() == [[[False, True, False]]]
-    case, _ = case_of(tmp_path, "ras")
+    case, _ = case_of(tmp_path, scan("ras"))
     model = replace(threshold_model(), network=Nested().eval(), plan=plan_for(labels=labels))
     options = ExplainOptions(
         classes=("organ", "lesion"), methods=("occlusion",), box_mm=20, stride_mm=20, fill="lowest"
