@@ -217,7 +217,7 @@ def _count_words(summary: ClassSummary) -> str:
 
 def _cell(summary: ClassSummary, name: str) -> str:
     found = summary.metrics[name]
-    spread = f"±{found.sd:.3g}" if found.sd is not None else ""
+    spread = f"±{found.sd:.2g}" if found.sd is not None else ""
     return f"{_number(found.mean)}{spread}{'*' if found.n_imputed else ''}"
 
 
