@@ -78,7 +78,7 @@ def test_terminal_table(report):
     text = stream.getvalue()
     assert "fold_0: 2 of 2 cases scored" in text
     lines = [line.split() for line in text.splitlines()]
-    assert ["liver", "0.4286±0.606", "0.5000±0.707", "4.83±5.42*", "4.43±5.98*", "2"] in lines
+    assert ["liver", "0.4286±0.61", "0.5000±0.71", "4.83±5.4*", "4.43±6*", "2"] in lines
     assert ["1", "missed"] in lines
     assert ["1", "absent"] in lines
     assert "NSD within 1 mm; empty masks: standard" in " ".join(text.split())
