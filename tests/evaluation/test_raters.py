@@ -92,6 +92,22 @@ def test_a_reference_on_another_grid_is_that_case_s_fault(manifest, tmp_path, sa
     assert report.scores.failed["a"].startswith("a: references 1 and 3 lie on different grids")
 
 
+def test_the_first_reference_is_enough_where_only_it_is_asked_for(manifest, tmp_path):
+    (tmp_path / "data" / "a3.nii.gz").unlink()
+    report = evaluate(manifest, tmp_path, "first")
+    assert (report.exit_code, sorted(report.scores.rows)) == (0, ["a", "b"])
+    assert report.scores.raters["comparisons"] == 3
+    assert report.scores.notes[1].startswith("1 references beside the first can't be reached")
+    (tmp_path / "data" / "a2.nii.gz").unlink()
+    report = evaluate(manifest, tmp_path, "first")
+    assert (report.exit_code, report.scores.raters) == (0, {})
+    report = evaluate(manifest, tmp_path, "each", "e")
+    assert report.exit_code == 4
+    assert report.scores.failed["a"].startswith("a: label 'a2.nii.gz' is missing")
+    (tmp_path / "data" / "a1.nii.gz").unlink()
+    assert "a1.nii.gz" in evaluate(manifest, tmp_path, "first").scores.failed["a"]
+
+
 def row(situation, **values):
     return ClassScores(
         class_name="liver",
