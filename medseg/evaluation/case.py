@@ -53,6 +53,7 @@ class CaseTask:
         protocol: how to score them.
         labelled: names of the classes that the reference was labelled for; None for all of them.
         probabilities: the map of the classes' probabilities, where there is one and the protocol needs it.
+        two_references: whether the prediction is a reference too, whose ignored voxels then count for nothing either.
     """
 
     case_id: str
@@ -61,6 +62,7 @@ class CaseTask:
     protocol: Protocol
     labelled: tuple[str, ...] | None = None
     probabilities: FileState | None = None
+    two_references: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def score_case(task: CaseTask) -> CaseScores:
 
     Raises:
         GeometryError: the two grids differ, or their axes are not at right angles.
-        LabelError: a voxel has a value that is neither a label nor, in the reference, the ignored one.
+        LabelError: a voxel has a value that is neither a label nor, in a reference, the ignored one.
         ScanError: a file can't be read, or changed since it was hashed.
     """
     prediction, reference = read_pair(task.prediction.path, task.reference.path, naming=task.protocol.naming)
@@ -124,7 +126,14 @@ def score_case(task: CaseTask) -> CaseScores:
     for name, state in states.items():
         if state is not None and file_stamp(state.path) != state.stamp:
             raise ScanError(f"{task.case_id}: {name} changed while it was read, expected it to stay; run again")
-    found = _scored_maps(prediction, reference, protocol=task.protocol, name=task.case_id, probabilities=probabilities)
+    found = _scored_maps(
+        prediction,
+        reference,
+        protocol=task.protocol,
+        name=task.case_id,
+        probabilities=probabilities,
+        two_references=task.two_references,
+    )
     if task.labelled is None:
         return found
     rows = tuple(row for row in found.rows if row.class_name in task.labelled)
@@ -178,6 +187,7 @@ def _scored_maps(
     protocol: Protocol,
     name: str,
     probabilities: ProbabilityArray | None = None,
+    two_references: bool = False,
 ) -> CaseScores:
     difference = grid_difference(prediction.shape, prediction.affine, reference.shape, reference.affine)
     if difference is not None:
@@ -186,11 +196,14 @@ def _scored_maps(
             "resample the prediction to its scan"
         )
     spacing = _right_angled_spacing(reference.affine, name)
-    predicted = to_classes(prediction, protocol.labels, ignore=None, name=f"{name}: prediction")
+    ignore = protocol.ignore if two_references else None
+    predicted = to_classes(prediction, protocol.labels, ignore=ignore, name=f"{name}: prediction")
     wanted = to_classes(reference, protocol.labels, ignore=protocol.ignore, name=f"{name}: reference")
     ignored = None
     if protocol.ignore is not None:
         ignored = wanted == IGNORE
+        if two_references:
+            ignored |= predicted == IGNORE
         predicted[ignored], wanted[ignored] = 0, 0
     return score_case_arrays(
         predicted,

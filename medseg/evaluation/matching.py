@@ -28,6 +28,8 @@ class CasePaths:
         fault: why it can't be scored, where that was known beforehand.
         labelled: names of the classes that the reference was labelled for; None for all of them.
         raters: every reference of a case that has several, the first among them; empty where it has one.
+        mask_of: id of the case whose mask the prediction is, where that is not ``case_id``.
+        two_references: whether the prediction is a reference too, which may have ignored voxels as well.
     """
 
     case_id: str
@@ -36,6 +38,8 @@ class CasePaths:
     fault: str | None = None
     labelled: tuple[str, ...] | None = None
     raters: tuple[Path, ...] = ()
+    mask_of: str | None = None
+    two_references: bool = False
 
 
 def label_files(folder: Path) -> dict[str, Path]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from medseg.durable import sha256_file, sha256_json, write_json
 from medseg.errors import GeometryError, MedsegError
-from medseg.evaluation.case import ClassScores
+from medseg.evaluation.case import CaseScores, ClassScores
 from medseg.evaluation.consensus import Staple, consensus_classes
 from medseg.evaluation.intervals import mean_interval
 from medseg.evaluation.matching import CasePaths
@@ -147,17 +147,33 @@ def rated_pairs(pairs: Sequence[CasePaths]) -> tuple[RatedPair, ...]:
         RatedPair(
             case_id=pair.case_id,
             human=human,
-            paths=CasePaths(case_id=name, prediction=first, reference=second, labelled=pair.labelled),
+            paths=CasePaths(
+                case_id=name,
+                prediction=first,
+                reference=second,
+                labelled=pair.labelled,
+                mask_of=None if human else pair.case_id,
+                two_references=human,
+            ),
         )
         for pair, human, name, first, second in found
     )
+
+
+def mean_scores(several: Sequence[CaseScores], policy: EmptyPolicy) -> CaseScores:
+    """A mask's scores against several references: of each class :func:`mean_rows`, of all together the means."""
+    together = {
+        name: _mean([value for case in several if (value := case.values[name]) is not None])
+        for name in several[0].values
+    }
+    return CaseScores(rows=mean_rows([case.rows for case in several], policy), values=together)
 
 
 def mean_rows(several: Sequence[Rows], policy: EmptyPolicy) -> tuple[ClassScores, ...]:
     """One row per class for a mask scored against several references: each value is the mean of what counts.
 
     Undefined values are imputed before they are averaged. The situation is the best of the raters': present before missed
-    before spurious before both empty. Voxel counts are means, rounded.
+    before spurious before both empty. Voxel counts are means, rounded. The list of lesions is the one against the first.
     """
     return tuple(
         _mean_row([next(row for row in rows if row.class_name == first.class_name) for rows in several], policy)
@@ -179,6 +195,7 @@ def _mean_row(rows: Sequence[ClassScores], policy: EmptyPolicy) -> ClassScores:
         false_negative=mean_count("false_negative"),
         diagonal_mm=rows[0].diagonal_mm,
         values={metric.name: _mean_value(metric, rows, policy) for metric in known_metrics(rows[0].values)},
+        lesions=rows[0].lesions,
     )
 
 
@@ -188,8 +205,11 @@ def _mean_value(metric: Metric, rows: Sequence[ClassScores], policy: EmptyPolicy
         raw = row.values[metric.name]
         value = math.nan if raw is None else raw
         found.append(counted_value(value, metric.worst_value(row.diagonal_mm), row.situation, policy))
-    kept = [value for value in found if not math.isnan(value)]
-    return math.fsum(kept) / len(kept) if kept else None
+    return _mean([value for value in found if not math.isnan(value)])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def human_band(
@@ -217,10 +237,11 @@ def human_band(
         and ``difference`` (model minus human, with the sign-flip test's interval and p). {} where nothing was compared.
     """
     cases = sorted({one.case_id for one in rated if one.paths.case_id in rows})
-    if not cases:
+    some = next((row for found in rows.values() for row in found), None)
+    if some is None:
         return {}
     classes: dict[str, dict[str, Any]] = {}
-    metrics = known_metrics(next(row.values for found in rows.values() for row in found))
+    metrics = known_metrics(some.values)
     for class_name in class_names:
         for metric in metrics:
             if metric.better is None:
