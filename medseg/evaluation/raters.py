@@ -248,7 +248,7 @@ def human_band(
                 continue
             human, model = (_per_case(rated, rows, class_name, metric, policy, human=side) for side in (True, False))
             if human and model:
-                classes.setdefault(class_name, {})[metric.name] = _beside(human, model, patients)
+                classes.setdefault(class_name, {})[metric.name] = _beside(human, model, metric, patients)
     made = sum(one.paths.case_id in rows for one in rated)
     return {"policy": how, "cases": len(cases), "comparisons": made, "failed": len(rated) - made, "classes": classes}
 
@@ -271,12 +271,14 @@ def _per_case(
     return {case: mean for case, mean in means.items() if mean is not None}
 
 
-def _beside(human: Mapping[str, float], model: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, Any]:
+def _beside(
+    human: Mapping[str, float], model: Mapping[str, float], metric: Metric, patients: Mapping[str, str]
+) -> dict[str, Any]:
     shared = [case for case in human if case in model]
     names = [patients.get(case, case) for case in shared]
     result: dict[str, Any] = {
-        "human": _mean_json(human, patients),
-        "model": _mean_json(model, patients),
+        "human": _mean_json(human, metric, patients),
+        "model": _mean_json(model, metric, patients),
         "difference": None,
     }
     if shared:
@@ -295,9 +297,9 @@ def _beside(human: Mapping[str, float], model: Mapping[str, float], patients: Ma
     return result
 
 
-def _mean_json(values: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, Any]:
+def _mean_json(values: Mapping[str, float], metric: Metric, patients: Mapping[str, str]) -> dict[str, Any]:
     array = np.array(list(values.values()))
-    found = mean_interval(array, [patients.get(case, case) for case in values])
+    found = mean_interval(array, [patients.get(case, case) for case in values], bounds=metric.bounds)
     return {
         "n": len(array),
         "mean": math.fsum(array) / len(array),
