@@ -19,12 +19,11 @@ from medseg.evaluation.overlap import BoolArray
 from medseg.evaluation.pair import MaskPair, Situation, image_diagonal_mm
 from medseg.evaluation.probabilities import read_probabilities
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_pair
 from medseg.evaluation.registry import CALIBRATION, CASE_METRICS, INSTANCES, choose_metrics, known_metrics, metric_names
 from medseg.evaluation.reliability import ProbabilityArray, ProbabilityMap
-from medseg.imaging import LabelMap, Regions, grid_difference, read_label_map, regions_of, spacing_xyz_mm, to_classes
-from medseg.imaging.formats import format_of
+from medseg.imaging import LabelMap, Regions, grid_difference, regions_of, spacing_xyz_mm, to_classes
 from medseg.imaging.labels import IGNORE
-from medseg.imaging.structures import Naming
 from medseg.imaging.volume import Affine
 
 ClassArray = npt.NDArray[np.uint8]
@@ -143,17 +142,6 @@ def score_case(task: CaseTask) -> CaseScores:
 def needs_probabilities(metrics: Sequence[str]) -> bool:
     """Whether any of these metrics uses a probability map where there is one."""
     return not _OF_PROBABILITIES.isdisjoint(metrics)
-
-
-def read_pair(prediction: Path, reference: Path, *, naming: Naming) -> tuple[LabelMap, LabelMap]:
-    """Both label maps of a case. Contours have no grid and segmentations may be cut, so such a file is put on the other's."""
-    if format_of(prediction).named and not format_of(reference).named:
-        wanted = read_label_map(reference)
-        return read_label_map(prediction, naming=naming, like=wanted), wanted
-    found = read_label_map(prediction, naming=naming) if format_of(prediction).named else read_label_map(prediction)
-    if format_of(reference).named:
-        return found, read_label_map(reference, naming=naming, like=found)
-    return found, read_label_map(reference)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

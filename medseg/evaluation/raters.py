@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +25,10 @@ from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.pair import Situation
 from medseg.evaluation.policy import EmptyPolicy, counted_value
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_maps
 from medseg.evaluation.registry import Metric, known_metrics
 from medseg.evaluation.signflip import sign_flip
-from medseg.imaging import LabelMap, grid_difference, read_label_map, to_classes, write_label_map
-from medseg.imaging.formats import format_of
+from medseg.imaging import LabelMap, grid_difference, to_classes, write_label_map
 from medseg.imaging.labels import IGNORE, from_classes
 from medseg.imaging.regions import index_labels
 from medseg.runner.sidecar import Origin, is_done, write_sidecar
@@ -67,14 +68,15 @@ def consensus_pairs(pairs: Sequence[CasePaths], protocol: Protocol, how: str, fo
 
 def _consensus(pair: CasePaths, protocol: Protocol, how: str, folder: Path) -> Path:
     output = folder / f"{pair.case_id}.nii.gz"
-    labels = {name: list(values) for name, values in protocol.labels.items()}
+    told = folder / f"{pair.case_id}.staple.json"
+    labels = [[name, list(values), list(protocol.aliases.get(name, ()))] for name, values in protocol.labels.items()]
     origin = Origin(
         inputs={f"rater_{k}": sha256_file(path) for k, path in enumerate(pair.raters, start=1)},
-        settings={"consensus": sha256_json([how, labels, protocol.ignore])},
+        settings={"consensus": sha256_json([how, labels, protocol.ignore, _code_sha256()])},
     )
-    if is_done(output, origin):
+    if is_done(output, origin) and told.is_file() is (how == "staple"):
         return output
-    maps = [_read(path, protocol) for path in pair.raters]
+    maps = read_maps(pair.raters, naming=protocol.naming)
     for k, other in enumerate(maps[1:], start=2):
         difference = grid_difference(maps[0].shape, maps[0].affine, other.shape, other.affine)
         if difference is not None:
@@ -95,14 +97,19 @@ def _consensus(pair: CasePaths, protocol: Protocol, how: str, folder: Path) -> P
         array[ignored] = protocol.ignore
     folder.mkdir(parents=True, exist_ok=True)
     write_label_map(LabelMap(array=array, affine=maps[0].affine), output, like=None)
-    if found:
-        write_json(folder / f"{pair.case_id}.staple.json", {names[k]: _staple_json(one) for k, one in found.items()})
+    if how == "staple":
+        write_json(told, {names[k]: _staple_json(one) for k, one in found.items()})
+    else:
+        told.unlink(missing_ok=True)  # of a STAPLE before
     write_sidecar(output, origin)
     return output
 
 
-def _read(path: Path, protocol: Protocol) -> LabelMap:
-    return read_label_map(path, naming=protocol.naming) if format_of(path).named else read_label_map(path)
+@cache
+def _code_sha256() -> str:
+    """Of what makes a consensus: a change of it makes old ones stale."""
+    folder = Path(__file__).parent
+    return sha256_json([sha256_file(folder / name) for name in ("consensus.py", "raters.py", "reading.py")])
 
 
 def _staple_json(found: Staple) -> dict[str, Any]:
