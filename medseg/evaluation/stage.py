@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
 from medseg.errors import InputError, ScanError
-from medseg.evaluation.aggregate import summarise
+from medseg.evaluation.aggregate import ClassSummary, summarise
 from medseg.evaluation.case import (
     CaseScores,
     CaseTask,
@@ -136,16 +136,21 @@ def run_evaluate(
             if cases.raters == "each":
                 found = _each(found, rated, judged, protocol)
         rows = found.rows
+        classes = summarise(rows, protocol.class_names, protocol.policy, cases.patients)
         scores = Scores(
             name=cases.name,
             rows=rows,
-            classes=summarise(rows, protocol.class_names, protocol.policy, cases.patients),
+            classes=classes,
             missing=tuple(pair.case_id for pair in pairs if pair.prediction is None and pair.fault is None),
             extra=tuple(pair.case_id for pair in pairs if pair.reference is None and pair.fault is None),
             failed=found.failed,
             inputs={case_id: found.pair_sha256(case_id) for case_id in rows},
             protocol=protocol,
-            notes=(*cases.notes, *_notes(protocol, [found.files[case_id] for case_id in rows])),
+            notes=(
+                *cases.notes,
+                *_notes(protocol, [found.files[case_id] for case_id in rows]),
+                *_absent_notes(classes),
+            ),
             patients=cases.patients,
             groups=cases.groups,
             raters=band,
@@ -235,6 +240,16 @@ def _notes(protocol: Protocol, files: Sequence[_Files]) -> tuple[str, ...]:
         f"{without} of {len(files)} cases have no probability map: calibration and the lesions' confidence are undefined "
         "there; medseg infer --probabilities writes them"
     )
+    logger.warning("%s", note)
+    return (note,)
+
+
+def _absent_notes(classes: Sequence[ClassSummary]) -> tuple[str, ...]:
+    """Classes that no mask has: rightly so, or misspelt, for structures of unknown names are passed over."""
+    names = [one.class_name for one in classes if 0 < one.counts["cases"] == one.counts["both_empty"]]
+    if not names:
+        return ()
+    note = f"{', '.join(names)}: no prediction and no reference has a voxel of it, so it has no score; check name and values"
     logger.warning("%s", note)
     return (note,)
 
