@@ -27,8 +27,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The fast suite."""
-    session.run(PYTHON, "-m", "pytest", "-m", "not slow", "--durations=10", *session.posargs)
+    """The fast suite, in two processes: what it waits for (other processes, the disk) is a good part of it."""
+    session.run(PYTHON, "-m", "pytest", "-m", "not slow", "-n", "2", "--durations=10", *session.posargs)
 
 
 @nox.session(default=False)

@@ -73,8 +73,9 @@ def _split(text: str) -> tuple[str, Path]:
     folder = Path(text)
     parts = folder.resolve().parts
     for room in ("crossvalidation", "scores"):
-        if room in parts[1:]:
-            return parts[parts.index(room) - 1], folder
+        # The last: a folder far above may be called so too.
+        if places := [place for place, part in enumerate(parts) if part == room and place > 1]:
+            return parts[places[-1] - 1], folder
     return folder.resolve().name, folder
 
 

@@ -157,7 +157,7 @@ def _references(scores: Scores) -> str:
 def _mean_words(scores: Scores) -> str:
     from medseg.evaluation.review import by_dice, headline
 
-    dice, ranked = headline(scores).get("dice"), by_dice(scores)
+    dice, ranked = headline(scores).get("dice"), by_dice(scores.rows)
     if dice is None or not ranked:
         return "No case has a defined Dice."
     return f"Mean Dice **{dice:.4f}** over classes; worst case `{ranked[0][0]}` with {ranked[0][1]:.4f}."

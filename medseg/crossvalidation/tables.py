@@ -17,9 +17,9 @@ from scipy import ndimage
 
 from medseg.durable import read_json, sha256_file, sha256_json, write_json
 from medseg.errors import GeometryError, InputError
-from medseg.evaluation.case import read_pair
 from medseg.evaluation.postprocessing import BoolArray, ClassArray, components, flat_axes, hole_voxels
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_pair
 from medseg.imaging import grid_difference, regions_of, spacing_xyz_mm, to_classes
 from medseg.imaging.labels import IGNORE
 from medseg.runner.pool import run_cases

@@ -89,18 +89,21 @@ def summarise(
             case without it, is its own patient.
     """
     scores = [((patients or {}).get(case_id, case_id), row) for case_id in sorted(rows) for row in rows[case_id]]
+    metrics = known_metrics(scores[0][1].values) if scores else METRICS  # also of a class that no case was labelled for
     return tuple(
-        _summarise_class(name, [one for one in scores if one[1].class_name == name], policy) for name in class_names
+        _summarise_class(name, [one for one in scores if one[1].class_name == name], metrics, policy)
+        for name in class_names
     )
 
 
-def _summarise_class(name: str, rows: Sequence[tuple[str, ClassScores]], policy: EmptyPolicy) -> ClassSummary:
+def _summarise_class(
+    name: str, rows: Sequence[tuple[str, ClassScores]], metrics: Sequence[Metric], policy: EmptyPolicy
+) -> ClassSummary:
     situations = [row.situation for _, row in rows]
     counts = {
         "cases": len(rows),
         **{situation: situations.count(situation) for situation in ("present", "missed", "spurious", "both_empty")},
     }
-    metrics = known_metrics(rows[0][1].values) if rows else METRICS
     counted = {metric.name: _counted(metric, rows, policy) for metric in metrics}
     return ClassSummary(
         class_name=name,
@@ -154,7 +157,7 @@ def _summarise_metric(
 ) -> Summary:
     defined = [value for _, row in rows if not math.isnan(value := _defined(row, metric))]
     fails = bool(counted) and _counts_failures(metric.name, policy)
-    return _summary(counted, defined, _mean_interval(counted, _bounds(metric), fails=fails) if counted else None)
+    return _summary(counted, defined, _mean_interval(counted, metric.bounds, fails=fails) if counted else None)
 
 
 def _summary(counted: Sequence[Counted], defined: Sequence[float], mean: Interval | None) -> Summary:
@@ -194,14 +197,6 @@ def _mean_interval(counted: Sequence[Counted], bounds: tuple[float, float], *, f
     )
 
 
-def _bounds(metric: Metric) -> tuple[float, float]:
-    return _BOUNDS.get(metric.worst or "", (-math.inf, math.inf))
-
-
-_BOUNDS = {"zero": (0.0, 1.0), "diagonal": (0.0, math.inf)}
-"""What no mean of a metric can leave, by its worst value: shares, and distances."""
-
-
 @cache
 def _counts_failures(name: str, policy: EmptyPolicy) -> bool:
     """Whether a structure that one mask alone has counts the metric's worst value, so that one not seen yet would too."""
@@ -217,6 +212,8 @@ def _mean(values: Sequence[float]) -> float:
 def _sd(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
+    if min(values) == max(values):
+        return 0.0  # the mean of equal values is rounded, and may lie beside them
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
@@ -260,10 +257,10 @@ def _interval_of_classes(
     methods = [
         one.intervals["mean"]["method"] for s in summaries if (one := s.metrics.get(metric.name)) and one.intervals
     ]
-    found = _mean_interval(counted, _bounds(metric), fails=any("failures" in method for method in methods))
+    found = _mean_interval(counted, metric.bounds, fails=any("failures" in method for method in methods))
     if found.low is None or found.high is None:
         return None, None, found.stated()
-    shift, (least, most) = mean - _mean([one.value for one in counted]), _bounds(metric)
+    shift, (least, most) = mean - _mean([one.value for one in counted]), metric.bounds
 
     def moved(end: float) -> float:
         return min(most, max(least, end + shift))

@@ -19,12 +19,11 @@ from medseg.evaluation.overlap import BoolArray
 from medseg.evaluation.pair import MaskPair, Situation, image_diagonal_mm
 from medseg.evaluation.probabilities import read_probabilities
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_pair
 from medseg.evaluation.registry import CALIBRATION, CASE_METRICS, INSTANCES, choose_metrics, known_metrics, metric_names
 from medseg.evaluation.reliability import ProbabilityArray, ProbabilityMap
-from medseg.imaging import LabelMap, Regions, grid_difference, read_label_map, regions_of, spacing_xyz_mm, to_classes
-from medseg.imaging.formats import format_of
+from medseg.imaging import LabelMap, Regions, grid_difference, regions_of, spacing_xyz_mm, to_classes
 from medseg.imaging.labels import IGNORE
-from medseg.imaging.structures import Naming
 from medseg.imaging.volume import Affine
 
 ClassArray = npt.NDArray[np.uint8]
@@ -53,6 +52,7 @@ class CaseTask:
         protocol: how to score them.
         labelled: names of the classes that the reference was labelled for; None for all of them.
         probabilities: the map of the classes' probabilities, where there is one and the protocol needs it.
+        two_references: whether the prediction is a reference too, whose ignored voxels then count for nothing either.
     """
 
     case_id: str
@@ -61,6 +61,7 @@ class CaseTask:
     protocol: Protocol
     labelled: tuple[str, ...] | None = None
     probabilities: FileState | None = None
+    two_references: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def score_case(task: CaseTask) -> CaseScores:
 
     Raises:
         GeometryError: the two grids differ, or their axes are not at right angles.
-        LabelError: a voxel has a value that is neither a label nor, in the reference, the ignored one.
+        LabelError: a voxel has a value that is neither a label nor, in a reference, the ignored one.
         ScanError: a file can't be read, or changed since it was hashed.
     """
     prediction, reference = read_pair(task.prediction.path, task.reference.path, naming=task.protocol.naming)
@@ -124,7 +125,14 @@ def score_case(task: CaseTask) -> CaseScores:
     for name, state in states.items():
         if state is not None and file_stamp(state.path) != state.stamp:
             raise ScanError(f"{task.case_id}: {name} changed while it was read, expected it to stay; run again")
-    found = _scored_maps(prediction, reference, protocol=task.protocol, name=task.case_id, probabilities=probabilities)
+    found = _scored_maps(
+        prediction,
+        reference,
+        protocol=task.protocol,
+        name=task.case_id,
+        probabilities=probabilities,
+        two_references=task.two_references,
+    )
     if task.labelled is None:
         return found
     rows = tuple(row for row in found.rows if row.class_name in task.labelled)
@@ -134,17 +142,6 @@ def score_case(task: CaseTask) -> CaseScores:
 def needs_probabilities(metrics: Sequence[str]) -> bool:
     """Whether any of these metrics uses a probability map where there is one."""
     return not _OF_PROBABILITIES.isdisjoint(metrics)
-
-
-def read_pair(prediction: Path, reference: Path, *, naming: Naming) -> tuple[LabelMap, LabelMap]:
-    """Both label maps of a case. Contours have no grid and segmentations may be cut, so such a file is put on the other's."""
-    if format_of(prediction).named and not format_of(reference).named:
-        wanted = read_label_map(reference)
-        return read_label_map(prediction, naming=naming, like=wanted), wanted
-    found = read_label_map(prediction, naming=naming) if format_of(prediction).named else read_label_map(prediction)
-    if format_of(reference).named:
-        return found, read_label_map(reference, naming=naming, like=found)
-    return found, read_label_map(reference)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -178,6 +175,7 @@ def _scored_maps(
     protocol: Protocol,
     name: str,
     probabilities: ProbabilityArray | None = None,
+    two_references: bool = False,
 ) -> CaseScores:
     difference = grid_difference(prediction.shape, prediction.affine, reference.shape, reference.affine)
     if difference is not None:
@@ -186,11 +184,14 @@ def _scored_maps(
             "resample the prediction to its scan"
         )
     spacing = _right_angled_spacing(reference.affine, name)
-    predicted = to_classes(prediction, protocol.labels, ignore=None, name=f"{name}: prediction")
+    ignore = protocol.ignore if two_references else None
+    predicted = to_classes(prediction, protocol.labels, ignore=ignore, name=f"{name}: prediction")
     wanted = to_classes(reference, protocol.labels, ignore=protocol.ignore, name=f"{name}: reference")
     ignored = None
     if protocol.ignore is not None:
         ignored = wanted == IGNORE
+        if two_references:
+            ignored |= predicted == IGNORE
         predicted[ignored], wanted[ignored] = 0, 0
     return score_case_arrays(
         predicted,

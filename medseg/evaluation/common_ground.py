@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medseg.errors import InputError
 from medseg.evaluation.policy import POLICIES
-from medseg.evaluation.registry import METRICS, find_metric, known_metrics
+from medseg.evaluation.registry import find_metric, known_metrics
 from medseg.evaluation.runs import ScoredRun
 
 MEAN = "mean"
@@ -162,10 +162,10 @@ def _shared_metrics(
 def _metric_fault(runs: Sequence[ScoredRun], name: str, class_names: Sequence[str]) -> str | None:
     metric = find_metric(name)
     if metric is None or metric.better is None:
-        known = ", ".join(one.name for one in METRICS if one.better)
+        known = ", ".join(one for one in runs[0].values if all(one in run.values for run in runs))
         return f"is no metric that can be compared, expected one of {known}"
     if missing := [run.name for run in runs if name not in run.values]:
-        return f"is not in the scores of {', '.join(missing)}; run medseg evaluate again"
+        return f"is not in the scores of {', '.join(missing)}; run medseg evaluate again with it in evaluate.metrics"
     stated = [run.content["definitions"]["metrics"].get(name, {}).get("definition") for run in runs]
     if len(set(stated)) > 1:
         return "is defined differently in these runs; run medseg evaluate again"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.durable import FolderLock, write_json, write_text
+from medseg.errors import InputError
 from medseg.evaluation.bootstrap import RESAMPLES as PAIR_RESAMPLES
 from medseg.evaluation.common_ground import MEAN, Field, comparable
 from medseg.evaluation.comparing import (
@@ -67,6 +68,11 @@ def compare_runs(runs: Sequence[ScoredRun], *, metrics: Sequence[str] = DEFAULT_
     """
     field = comparable(runs, metrics=metrics)
     rankings = {metric: found for metric in field.metrics if (found := rank_runs(field, metric)) is not None}
+    if without := [metric for metric in field.metrics if metric not in rankings]:
+        words = f"no case has {', '.join(without)} in every run"
+        if not rankings:
+            raise InputError(f"compare: {words}, expected one at least; look at their cases.csv")
+        field = replace(field, notes=(*field.notes, words))
     return Comparison(
         field=field, pairs=_corrected(compare_pairs(field)), rankings=rankings, different=_different(field)
     )

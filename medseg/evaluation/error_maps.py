@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from medseg.durable import atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.evaluation.case import read_pair
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_pair
 from medseg.evaluation.unsure import COLUMNS, Unsure, plain_row, unsure_of_classes
 from medseg.imaging import IGNORE, grid_difference, read_volume, regions_of, to_classes
 from medseg.imaging.label_table import LabelEntry, itk_snap_text, structure_file_names

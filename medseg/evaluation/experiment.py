@@ -51,12 +51,18 @@ class CaseSet:
 
 
 def manifest_pairs(
-    manifest: Manifest, cases: Sequence[Case], *, predictions: Path, data_root: Path, allow_outside: bool = False
+    manifest: Manifest,
+    cases: Sequence[Case],
+    *,
+    predictions: Path,
+    data_root: Path,
+    allow_outside: bool = False,
+    every_rater: bool = True,
 ) -> tuple[CasePaths, ...]:
     """Pairs ``cases`` with the label maps in ``predictions`` that are named after them, sorted by case id.
 
     A case with several references (raters) is paired with the first, and keeps all of them. A case without any is left out;
-    one with a file that is missing or lies outside the data root keeps that as its fault.
+    one with a reference that is missing or lies outside the data root keeps that as its fault.
 
     Args:
         manifest: the manifest that ``cases`` are of.
@@ -64,6 +70,7 @@ def manifest_pairs(
         predictions: folder with ``<case id>.nii.gz``, ``.png`` ...
         data_root: where the manifest's paths start.
         allow_outside: whether paths may lead out of it.
+        every_rater: whether a case needs all of its references; else the first is enough, and it keeps those that are there.
 
     Raises:
         InputError: no case has a reference, the folder is missing, holds two files of one case, or nothing matches.
@@ -73,23 +80,38 @@ def manifest_pairs(
     for case in cases:
         if not case.labels:
             continue
-        try:
-            # Only the reference is needed: scoring goes on where the scans themselves have been moved away.
-            references[case.id] = resolve(manifest, replace(case, images=()), data_root, allow_outside).labels
-        except ManifestError as error:
-            faults[case.id] = "; ".join(error.faults)
+        found, missing = _references(manifest, case, data_root, allow_outside)
+        if missing and (every_rater or case.labels[0] in missing):
+            faults[case.id] = "; ".join(missing.values())
+        else:
+            references[case.id] = found
     if not references:
         reason = next(iter(faults.values()), "none of the cases has a label")
         raise InputError(f"{manifest.path.name}: no reference can be read ({reason}); expected labels to score against")
     known = [case.id for case in cases]
     firsts = {case_id: paths[0] for case_id, paths in references.items()}
     labelled = {case.id: case.labelled for case in cases}
-    found = (
+    pairs = (
         replace(pair, labelled=labelled.get(pair.case_id), raters=_several(references.get(pair.case_id, ())))
         for pair in match_references(predictions, firsts, known=known)
     )
     broken = (CasePaths(case_id=i, prediction=None, reference=None, fault=fault) for i, fault in faults.items())
-    return tuple(sorted((*found, *broken), key=lambda pair: pair.case_id))
+    return tuple(sorted((*pairs, *broken), key=lambda pair: pair.case_id))
+
+
+def _references(
+    manifest: Manifest, case: Case, data_root: Path, allow_outside: bool
+) -> tuple[tuple[Path, ...], dict[str, str]]:
+    """A case's references that can be reached, and why the others can't."""
+    found: list[Path] = []
+    missing: dict[str, str] = {}
+    for label in case.labels:
+        try:
+            # Only references are needed: scoring goes on where the scans themselves have been moved away.
+            found += resolve(manifest, replace(case, images=(), labels=(label,)), data_root, allow_outside).labels
+        except ManifestError as error:
+            missing[label] = "; ".join(error.faults)
+    return tuple(found), missing
 
 
 def _several(paths: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -124,20 +146,37 @@ def manifest_set(
         aliases=manifest.aliases,
         metrics=section.metrics,
     )
-    pairs = manifest_pairs(manifest, cases, predictions=predictions, data_root=data_root, allow_outside=allow_outside)
-    several = sum(len(case.labels) > 1 for case in cases)
-    notes = (f"{several} cases have several references; {_RATERS[section.raters]}",) if several else ()
+    pairs = manifest_pairs(
+        manifest,
+        cases,
+        predictions=predictions,
+        data_root=data_root,
+        allow_outside=allow_outside,
+        every_rater=section.raters != "first",
+    )
     every = (*manifest.training, *manifest.testing)
     return CaseSet(
         name=name,
         pairs=pairs,
         protocol=protocol,
-        notes=notes,
+        notes=_rater_notes(cases, pairs, section.raters),
         inputs={"manifest": manifest.sha256},
         patients={case.id: case.patient for case in every},
         groups=manifest_groups(every, section.subgroups),
         raters=section.raters,
     )
+
+
+def _rater_notes(cases: Sequence[Case], pairs: Sequence[CasePaths], raters: Policy) -> tuple[str, ...]:
+    several = {case.id: len(case.labels) for case in cases if len(case.labels) > 1}
+    if not several:
+        return ()
+    kept = {pair.case_id: max(1, len(pair.raters)) for pair in pairs if pair.fault is None}
+    lost = sum(count - kept.get(case_id, count) for case_id, count in several.items())
+    notes = [f"{len(several)} cases have several references; {_RATERS[raters]}"]
+    if lost:
+        notes.append(f"{lost} references beside the first can't be reached: the raters' agreement is without them")
+    return tuple(notes)
 
 
 def folder_set(

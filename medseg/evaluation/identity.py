@@ -31,6 +31,7 @@ _DECIDING = (
     "pair.py",
     "postprocessing.py",
     "probabilities.py",
+    "reading.py",
     "registry.py",
     "reliability.py",
     "surface.py",

@@ -219,6 +219,7 @@ def as_plain(lesions: Instances) -> Mapping[str, Any]:
             }
             for k, size in enumerate(lesions.sizes_prediction)
         ],
+        "has_confidence": confidences is not None,
     }
 
 

@@ -46,7 +46,8 @@ def _pooled(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     hits = sum(lesion["matched"] for lesion in predicted)
     ious = math.fsum(lesion["iou"] for lesion in wanted)
     right, touched = sum(lesion["touched"] for lesion in predicted), sum(lesion["touched"] for lesion in wanted)
-    sure = bool(predicted) and all(lesion["confidence"] is not None for lesion in predicted)
+    # Where there are maps and nothing was predicted, nothing was found: that is no reason to leave the class out.
+    sure = any(case["has_confidence"] for case in cases) and all(one["confidence"] is not None for one in predicted)
     ranked = sorted(((lesion["confidence"], lesion["matched"]) for lesion in predicted), reverse=True) if sure else []
     return {
         "cases": len(cases),

@@ -16,6 +16,7 @@ _LOSSLESS = frozenset(
     if entry.read_labels is not None and entry.write is not None
     for suffix in entry.suffixes
 ) | {".seg.nrrd", ".seg.dcm", ".rtstruct.dcm"}
+_DICOM = ".dcm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class CasePaths:
         fault: why it can't be scored, where that was known beforehand.
         labelled: names of the classes that the reference was labelled for; None for all of them.
         raters: every reference of a case that has several, the first among them; empty where it has one.
+        mask_of: id of the case whose mask the prediction is, where that is not ``case_id``.
+        two_references: whether the prediction is a reference too, which may have ignored voxels as well.
     """
 
     case_id: str
@@ -36,10 +39,14 @@ class CasePaths:
     fault: str | None = None
     labelled: tuple[str, ...] | None = None
     raters: tuple[Path, ...] = ()
+    mask_of: str | None = None
+    two_references: bool = False
 
 
 def label_files(folder: Path) -> dict[str, Path]:
     """The label maps of a folder by stem, sorted; hidden files, sidecars and other kinds of file are passed over.
+
+    A ``.dcm`` is one where its header says that it holds structures (DICOM-SEG, RTSTRUCT).
 
     Raises:
         InputError: the folder is missing, or two files have one stem.
@@ -61,9 +68,16 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 def _stem(path: Path) -> str | None:
     suffix = suffix_of(path)
-    if suffix not in _LOSSLESS:
+    if suffix not in _LOSSLESS and not (suffix == _DICOM and _holds_structures(path)):
         return None
+    assert suffix is not None
     return path.name[: -len(suffix)] or None
+
+
+def _holds_structures(path: Path) -> bool:
+    from medseg.imaging.dicom import holds_structures  # imports pydicom
+
+    return path.is_file() and holds_structures(path)
 
 
 def match_folders(predictions: Path, references: Path) -> tuple[CasePaths, ...]:
@@ -92,7 +106,7 @@ def match_references(
     if not set(found) & set(references):
         raise InputError(
             f"{predictions.name}: none of its {len(found)} label maps has the name of one of the {len(references)} "
-            "references, expected a file <case>.nii.gz (or .nrrd, .mha, .png, .tif) for each; check both folders"
+            "references, expected a file <case>.nii.gz (or .nrrd, .mha, .png, .tif, .seg.nrrd, .dcm) for each; check both"
         )
     return tuple(
         CasePaths(case_id=case_id, prediction=found.get(case_id), reference=references.get(case_id))

@@ -12,6 +12,7 @@ from medseg.evaluation.confusion import Confusion
 from medseg.evaluation.pair import MaskPair
 
 Worst = Literal["zero", "diagonal"] | None
+_SPANS = {"zero": (0.0, 1.0), "diagonal": (0.0, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Metric:
         worst: the value imputed where it is undefined although one of the two masks has voxels: 0, the image's diagonal
             in mm, or none where no worst exists.
         definition: one sentence for reports.
+        span: what no value can leave; None where ``worst`` tells (0 to 1 for a share, 0 and more for a distance), else nothing.
     """
 
     name: str
@@ -32,6 +34,12 @@ class Metric:
     better: Literal["higher", "lower"] | None
     worst: Worst
     definition: str
+    span: tuple[float, float] | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What no value, and so no mean, can leave."""
+        return self.span or _SPANS.get(self.worst or "", (-math.inf, math.inf))
 
     def worst_value(self, diagonal_mm: float) -> float:
         """The number to impute in an image of this diagonal, NaN if there is none."""

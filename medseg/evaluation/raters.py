@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +18,17 @@ import numpy as np
 
 from medseg.durable import sha256_file, sha256_json, write_json
 from medseg.errors import GeometryError, MedsegError
-from medseg.evaluation.case import ClassScores
+from medseg.evaluation.case import CaseScores, ClassScores
 from medseg.evaluation.consensus import Staple, consensus_classes
 from medseg.evaluation.intervals import mean_interval
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.pair import Situation
 from medseg.evaluation.policy import EmptyPolicy, counted_value
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_maps
 from medseg.evaluation.registry import Metric, known_metrics
 from medseg.evaluation.signflip import sign_flip
-from medseg.imaging import LabelMap, grid_difference, read_label_map, to_classes, write_label_map
-from medseg.imaging.formats import format_of
+from medseg.imaging import LabelMap, grid_difference, to_classes, write_label_map
 from medseg.imaging.labels import IGNORE, from_classes
 from medseg.imaging.regions import index_labels
 from medseg.runner.sidecar import Origin, is_done, write_sidecar
@@ -67,14 +68,15 @@ def consensus_pairs(pairs: Sequence[CasePaths], protocol: Protocol, how: str, fo
 
 def _consensus(pair: CasePaths, protocol: Protocol, how: str, folder: Path) -> Path:
     output = folder / f"{pair.case_id}.nii.gz"
-    labels = {name: list(values) for name, values in protocol.labels.items()}
+    told = folder / f"{pair.case_id}.staple.json"
+    labels = [[name, list(values), list(protocol.aliases.get(name, ()))] for name, values in protocol.labels.items()]
     origin = Origin(
         inputs={f"rater_{k}": sha256_file(path) for k, path in enumerate(pair.raters, start=1)},
-        settings={"consensus": sha256_json([how, labels, protocol.ignore])},
+        settings={"consensus": sha256_json([how, labels, protocol.ignore, _code_sha256()])},
     )
-    if is_done(output, origin):
+    if is_done(output, origin) and told.is_file() is (how == "staple"):
         return output
-    maps = [_read(path, protocol) for path in pair.raters]
+    maps = read_maps(pair.raters, naming=protocol.naming)
     for k, other in enumerate(maps[1:], start=2):
         difference = grid_difference(maps[0].shape, maps[0].affine, other.shape, other.affine)
         if difference is not None:
@@ -95,14 +97,19 @@ def _consensus(pair: CasePaths, protocol: Protocol, how: str, folder: Path) -> P
         array[ignored] = protocol.ignore
     folder.mkdir(parents=True, exist_ok=True)
     write_label_map(LabelMap(array=array, affine=maps[0].affine), output, like=None)
-    if found:
-        write_json(folder / f"{pair.case_id}.staple.json", {names[k]: _staple_json(one) for k, one in found.items()})
+    if how == "staple":
+        write_json(told, {names[k]: _staple_json(one) for k, one in found.items()})
+    else:
+        told.unlink(missing_ok=True)  # of a STAPLE before
     write_sidecar(output, origin)
     return output
 
 
-def _read(path: Path, protocol: Protocol) -> LabelMap:
-    return read_label_map(path, naming=protocol.naming) if format_of(path).named else read_label_map(path)
+@cache
+def _code_sha256() -> str:
+    """Of what makes a consensus: a change of it makes old ones stale."""
+    folder = Path(__file__).parent
+    return sha256_json([sha256_file(folder / name) for name in ("consensus.py", "raters.py", "reading.py")])
 
 
 def _staple_json(found: Staple) -> dict[str, Any]:
@@ -147,17 +154,33 @@ def rated_pairs(pairs: Sequence[CasePaths]) -> tuple[RatedPair, ...]:
         RatedPair(
             case_id=pair.case_id,
             human=human,
-            paths=CasePaths(case_id=name, prediction=first, reference=second, labelled=pair.labelled),
+            paths=CasePaths(
+                case_id=name,
+                prediction=first,
+                reference=second,
+                labelled=pair.labelled,
+                mask_of=None if human else pair.case_id,
+                two_references=human,
+            ),
         )
         for pair, human, name, first, second in found
     )
+
+
+def mean_scores(several: Sequence[CaseScores], policy: EmptyPolicy) -> CaseScores:
+    """A mask's scores against several references: of each class :func:`mean_rows`, of all together the means."""
+    together = {
+        name: _mean([value for case in several if (value := case.values[name]) is not None])
+        for name in several[0].values
+    }
+    return CaseScores(rows=mean_rows([case.rows for case in several], policy), values=together)
 
 
 def mean_rows(several: Sequence[Rows], policy: EmptyPolicy) -> tuple[ClassScores, ...]:
     """One row per class for a mask scored against several references: each value is the mean of what counts.
 
     Undefined values are imputed before they are averaged. The situation is the best of the raters': present before missed
-    before spurious before both empty. Voxel counts are means, rounded.
+    before spurious before both empty. Voxel counts are means, rounded. The list of lesions is the one against the first.
     """
     return tuple(
         _mean_row([next(row for row in rows if row.class_name == first.class_name) for rows in several], policy)
@@ -179,6 +202,7 @@ def _mean_row(rows: Sequence[ClassScores], policy: EmptyPolicy) -> ClassScores:
         false_negative=mean_count("false_negative"),
         diagonal_mm=rows[0].diagonal_mm,
         values={metric.name: _mean_value(metric, rows, policy) for metric in known_metrics(rows[0].values)},
+        lesions=rows[0].lesions,
     )
 
 
@@ -188,8 +212,11 @@ def _mean_value(metric: Metric, rows: Sequence[ClassScores], policy: EmptyPolicy
         raw = row.values[metric.name]
         value = math.nan if raw is None else raw
         found.append(counted_value(value, metric.worst_value(row.diagonal_mm), row.situation, policy))
-    kept = [value for value in found if not math.isnan(value)]
-    return math.fsum(kept) / len(kept) if kept else None
+    return _mean([value for value in found if not math.isnan(value)])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def human_band(
@@ -217,17 +244,18 @@ def human_band(
         and ``difference`` (model minus human, with the sign-flip test's interval and p). {} where nothing was compared.
     """
     cases = sorted({one.case_id for one in rated if one.paths.case_id in rows})
-    if not cases:
+    some = next((row for found in rows.values() for row in found), None)
+    if some is None:
         return {}
     classes: dict[str, dict[str, Any]] = {}
-    metrics = known_metrics(next(row.values for found in rows.values() for row in found))
+    metrics = known_metrics(some.values)
     for class_name in class_names:
         for metric in metrics:
             if metric.better is None:
                 continue
             human, model = (_per_case(rated, rows, class_name, metric, policy, human=side) for side in (True, False))
             if human and model:
-                classes.setdefault(class_name, {})[metric.name] = _beside(human, model, patients)
+                classes.setdefault(class_name, {})[metric.name] = _beside(human, model, metric, patients)
     made = sum(one.paths.case_id in rows for one in rated)
     return {"policy": how, "cases": len(cases), "comparisons": made, "failed": len(rated) - made, "classes": classes}
 
@@ -250,12 +278,14 @@ def _per_case(
     return {case: mean for case, mean in means.items() if mean is not None}
 
 
-def _beside(human: Mapping[str, float], model: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, Any]:
+def _beside(
+    human: Mapping[str, float], model: Mapping[str, float], metric: Metric, patients: Mapping[str, str]
+) -> dict[str, Any]:
     shared = [case for case in human if case in model]
     names = [patients.get(case, case) for case in shared]
     result: dict[str, Any] = {
-        "human": _mean_json(human, patients),
-        "model": _mean_json(model, patients),
+        "human": _mean_json(human, metric, patients),
+        "model": _mean_json(model, metric, patients),
         "difference": None,
     }
     if shared:
@@ -274,9 +304,9 @@ def _beside(human: Mapping[str, float], model: Mapping[str, float], patients: Ma
     return result
 
 
-def _mean_json(values: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, Any]:
+def _mean_json(values: Mapping[str, float], metric: Metric, patients: Mapping[str, str]) -> dict[str, Any]:
     array = np.array(list(values.values()))
-    found = mean_interval(array, [patients.get(case, case) for case in values])
+    found = mean_interval(array, [patients.get(case, case) for case in values], bounds=metric.bounds)
     return {
         "n": len(array),
         "mean": math.fsum(array) / len(array),

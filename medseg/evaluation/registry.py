@@ -40,6 +40,9 @@ def _of(sums: Reliability | None, score: Callable[[Reliability], float]) -> floa
     return math.nan if sums is None else score(sums)
 
 
+_SHARE = (0.0, 1.0)
+_AMOUNT = (0.0, math.inf)
+
 METRICS: tuple[Metric, ...] = (
     Metric("dice", lambda p: overlap.dice(p.counts), "higher", "zero", "2TP / (2TP + FP + FN) over voxels"),
     Metric("iou", lambda p: overlap.iou(p.counts), "higher", "zero", "TP / (TP + FP + FN) over voxels"),
@@ -51,6 +54,7 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         None,
         "TN / (TN + FP) over all voxels of the image but the ignored",
+        span=_SHARE,
     ),
     f_beta_metric(2.0),
     Metric(
@@ -59,6 +63,7 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         "zero",
         "Matthews correlation of the two masks over all voxels of the image but the ignored",
+        span=(-1.0, 1.0),
     ),
     Metric(
         "volume_similarity",
@@ -102,6 +107,7 @@ METRICS: tuple[Metric, ...] = (
         None,
         None,
         "predicted voxels times voxel volume",
+        span=_AMOUNT,
     ),
     Metric(
         "volume_reference_ml",
@@ -109,6 +115,7 @@ METRICS: tuple[Metric, ...] = (
         None,
         None,
         "reference voxels times voxel volume",
+        span=_AMOUNT,
     ),
     Metric(
         "volume_difference_ml",
@@ -123,6 +130,7 @@ METRICS: tuple[Metric, ...] = (
         None,
         None,
         "predicted minus reference volume, in percent of the reference's",
+        span=(-100.0, math.inf),
     ),
 )
 
@@ -187,10 +195,15 @@ BOUNDARY_IOU: tuple[Metric, ...] = (
     ),
 )
 INSTANCES: tuple[Metric, ...] = (
-    Metric("lesions_prediction", lambda p: p.instances.sizes_prediction.size, None, None, "predicted lesions"),
-    Metric("lesions_reference", lambda p: p.instances.sizes_reference.size, None, None, "true lesions"),
+    Metric("lesions_prediction", lambda p: p.instances.sizes_prediction.size, None, None, "predicted lesions", _AMOUNT),
+    Metric("lesions_reference", lambda p: p.instances.sizes_reference.size, None, None, "true lesions", _AMOUNT),
     Metric(
-        "lesions_matched", lambda p: instances.true_positives(p.instances), None, None, "lesions matched at IoU > 0.5"
+        "lesions_matched",
+        lambda p: instances.true_positives(p.instances),
+        None,
+        None,
+        "lesions matched at IoU > 0.5",
+        span=_AMOUNT,
     ),
     Metric(
         "lesion_precision",
@@ -263,6 +276,7 @@ CALIBRATION: tuple[Metric, ...] = (
         "lower",
         None,
         "expected calibration error of the class against all others, 15 equal bins, over all voxels but the ignored",
+        span=_SHARE,
     ),
     Metric(
         "ece_masks",
@@ -270,6 +284,7 @@ CALIBRATION: tuple[Metric, ...] = (
         "lower",
         None,
         "the same over the voxels of the two masks",
+        span=_SHARE,
     ),
     Metric(
         "brier",
@@ -277,6 +292,7 @@ CALIBRATION: tuple[Metric, ...] = (
         "lower",
         None,
         "mean (probability - truth)² of the class over all voxels but the ignored",
+        span=_SHARE,
     ),
     Metric(
         "brier_masks",
@@ -284,6 +300,7 @@ CALIBRATION: tuple[Metric, ...] = (
         "lower",
         None,
         "the same over the voxels of the two masks",
+        span=_SHARE,
     ),
 )
 
@@ -346,10 +363,14 @@ def _named(name: str) -> Metric:
     for pattern, make, highest in FAMILIES:
         match = re.fullmatch(pattern, name)
         if match and 0 < float(match[1]) <= highest:
-            return make(float(match[1]))
+            made = make(float(match[1]))
+            # A number that its own name can't hold (1e-07, or more than six digits) would not be found again.
+            again = re.fullmatch(pattern, made.name)
+            if again and float(again[1]) == float(match[1]):
+                return made
     raise UsageError(
         f"metrics: has {name!r}, expected a group ({', '.join(GROUPS)}, all), a metric ({', '.join(_FIXED)}), or one with a "
-        f"number of yours, such as {_FAMILY_NAMES}"
+        f"number of yours of at most six digits, such as {_FAMILY_NAMES}"
     )
 
 

@@ -200,7 +200,7 @@ def terminal_table(scores: Scores) -> Table:
     if len(scores.classes) > 1:
         means = mean_of_classes(scores.classes)
         table.add_section()
-        table.add_row("mean", *(_number(means[name]["mean"]) for name, _ in _SHOWN))
+        table.add_row("mean", *(number_words(means[name]["mean"]) for name, _ in _SHOWN))
     table.caption = _caption(scores)
     return table
 
@@ -218,10 +218,11 @@ def _count_words(summary: ClassSummary) -> str:
 def _cell(summary: ClassSummary, name: str) -> str:
     found = summary.metrics[name]
     spread = f"±{found.sd:.2g}" if found.sd is not None else ""
-    return f"{_number(found.mean)}{spread}{'*' if found.n_imputed else ''}"
+    return f"{number_words(found.mean)}{spread}{'*' if found.n_imputed else ''}"
 
 
-def _number(value: object) -> str:
+def number_words(value: object) -> str:
+    """A score for people: four decimals of a small one, two of a distance; "-" of what is no number."""
     if not isinstance(value, float):
         return "-"
     return f"{value:.4f}" if abs(value) < 2 else f"{value:.2f}"
@@ -259,7 +260,7 @@ def interval_lines(classes: Sequence[ClassSummary], metric: str = "dice") -> lis
     words = ", ".join(f"{name} {_interval_words(own)}" for name, own in found.items())
     mean = mean_of_classes(classes)[metric]
     if len(found) > 1 and mean["mean_low"] is not None:
-        words += f", mean of classes {_number(mean['mean_low'])} to {_number(mean['mean_high'])}"
+        words += f", mean of classes {number_words(mean['mean_low'])} to {number_words(mean['mean_high'])}"
     notes: dict[str, list[str]] = {}
     for name, own in found.items():
         if note := own.intervals["mean"]["note"]:
@@ -272,8 +273,12 @@ def _interval_words(found: Summary) -> str:
     if found.mean_low is None:
         return "none"
     without = found.intervals["mean"]["if_none_fails"]
-    text = f"{_number(found.mean_low)} to {_number(found.mean_high)}"
-    return text if without is None else f"{text} ({_number(without[0])} to {_number(without[1])} if none ever fails)"
+    text = f"{number_words(found.mean_low)} to {number_words(found.mean_high)}"
+    return (
+        text
+        if without is None
+        else f"{text} ({number_words(without[0])} to {number_words(without[1])} if none ever fails)"
+    )
 
 
 def _group_lines(scores: Scores) -> list[str]:
@@ -281,8 +286,8 @@ def _group_lines(scores: Scores) -> list[str]:
     lines = []
     for column, own in scores.by_group().items():
         words = [
-            f"{name} {worst['dice']['value']} {_number(worst['dice']['mean'])} (best {worst['dice']['best']} "
-            f"{_number(worst['dice']['best_mean'])})"
+            f"{name} {worst['dice']['value']} {number_words(worst['dice']['mean'])} (best {worst['dice']['best']} "
+            f"{number_words(worst['dice']['best_mean'])})"
             for name, worst in own["worst"].items()
             if "dice" in worst
         ]
@@ -296,7 +301,7 @@ def _rater_lines(scores: Scores) -> list[str]:
     if not scores.raters:
         return []
     words = (
-        f"{name} {_number(own['dice']['human']['mean'])} (masks {_number(own['dice']['model']['mean'])})"
+        f"{name} {number_words(own['dice']['human']['mean'])} (masks {number_words(own['dice']['model']['mean'])})"
         for name, own in scores.raters["classes"].items()
         if "dice" in own
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medseg.evaluation.aggregate import mean_of_classes
 from medseg.evaluation.case import ClassScores
-from medseg.evaluation.report import Scores
+from medseg.evaluation.report import Scores, number_words
 
 _HEADS = ("class", "Dice", "95 % interval", "NSD", "HD95 mm", "cases", "missed", "spurious")
 _HEADLINE = ("dice", "nsd", "hd95_mm")
@@ -40,12 +40,12 @@ def score_table(scores: Scores) -> list[Sequence[str]]:
     for one in scores.classes:
         dice = one.metrics["dice"]
         interval = _interval(dice.mean_low, dice.mean_high)
-        others = (_number(one.metrics[name].mean) for name in _HEADLINE[1:])
+        others = (number_words(one.metrics[name].mean) for name in _HEADLINE[1:])
         counts = (one.counts["cases"], one.counts["missed"], one.counts["spurious"])
-        rows.append((one.class_name, _number(dice.mean), interval, *others, *map(str, counts)))
+        rows.append((one.class_name, number_words(dice.mean), interval, *others, *map(str, counts)))
     if len(scores.classes) > 1:
         means = mean_of_classes(scores.classes)
-        dice_mean, nsd, hd95 = (_number(means[name]["mean"]) for name in _HEADLINE)
+        dice_mean, nsd, hd95 = (number_words(means[name]["mean"]) for name in _HEADLINE)
         ends = _interval(means["dice"].get("mean_low"), means["dice"].get("mean_high"))
         rows.append(("mean of classes", dice_mean, ends, nsd, hd95, "", "", ""))
     return rows
@@ -56,16 +56,16 @@ def worst_table(scores: Scores, *, most: int = 5) -> list[Sequence[str]]:
     names = [one.class_name for one in scores.classes]
     heads = ("case", "mean Dice", *names) if len(names) > 1 else ("case", "Dice")
     rows: list[Sequence[str]] = [heads]
-    for case_id, mean in by_dice(scores)[:most]:
+    for case_id, mean in by_dice(scores.rows)[:most]:
         dices = {row.class_name: row.values["dice"] for row in scores.rows[case_id]}
-        each = (_number(dices.get(name)) for name in names) if len(names) > 1 else ()
-        rows.append((case_id, _number(mean), *each))
+        each = (number_words(dices.get(name)) for name in names) if len(names) > 1 else ()
+        rows.append((case_id, number_words(mean), *each))
     return rows
 
 
-def by_dice(scores: Scores) -> list[tuple[str, float]]:
+def by_dice(rows: Mapping[str, Sequence[ClassScores]]) -> list[tuple[str, float]]:
     """(case, mean Dice over its classes), the worst first; cases without a defined Dice are left out."""
-    found = [(case_id, _mean_dice(rows)) for case_id, rows in scores.rows.items()]
+    found = [(case_id, _mean_dice(own)) for case_id, own in rows.items()]
     known = [(case_id, mean) for case_id, mean in found if mean is not None]
     return sorted(known, key=lambda pair: (pair[1], pair[0]))
 
@@ -77,7 +77,7 @@ def case_words(rows: Sequence[ClassScores]) -> str:
 
 
 def _interval(low: object, high: object) -> str:
-    return f"{_number(low)} to {_number(high)}" if isinstance(low, float) and isinstance(high, float) else "-"
+    return f"{number_words(low)} to {number_words(high)}" if isinstance(low, float) and isinstance(high, float) else "-"
 
 
 def _mean_dice(rows: Sequence[ClassScores]) -> float | None:
@@ -87,9 +87,3 @@ def _mean_dice(rows: Sequence[ClassScores]) -> float | None:
 
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _number(value: object) -> str:
-    if not isinstance(value, float):
-        return "-"
-    return f"{value:.4f}" if abs(value) < 2 else f"{value:.2f}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
 from medseg.errors import InputError, ScanError
-from medseg.evaluation.aggregate import summarise
+from medseg.evaluation.aggregate import ClassSummary, summarise
 from medseg.evaluation.case import (
     CaseScores,
     CaseTask,
@@ -26,7 +26,7 @@ from medseg.evaluation.identity import settings_sha256
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.probabilities import find_probabilities
 from medseg.evaluation.protocol import Protocol
-from medseg.evaluation.raters import RatedPair, consensus_pairs, human_band, mean_rows, rated_pairs
+from medseg.evaluation.raters import RatedPair, consensus_pairs, human_band, mean_scores, rated_pairs
 from medseg.evaluation.registry import CASE_METRICS
 from medseg.evaluation.report import Scores, write_scores
 from medseg.runner.pool import Outcome, RunCases, run_cases
@@ -128,23 +128,29 @@ def run_evaluate(
         pairs = cases.pairs
         if cases.raters in ("majority", "staple"):
             pairs = consensus_pairs(pairs, protocol, cases.raters, output / "references")
-        found = _score_pairs(pairs, protocol, output / "cases", processes, run)
-        rows, band = found.rows, {}
+        found, band = _score_pairs(pairs, protocol, output / "cases", processes, run), {}
         if rated := rated_pairs(pairs):
             judged = _score_pairs([one.paths for one in rated], protocol, output / "raters", processes, run)
-            rows = rows if cases.raters != "each" else {**rows, **_each(rated, rows, judged.rows, protocol)}
             names, patients = protocol.class_names, cases.patients
             band = human_band(rated, judged.rows, names, how=cases.raters, policy=protocol.policy, patients=patients)
+            if cases.raters == "each":
+                found = _each(found, rated, judged, protocol)
+        rows = found.rows
+        classes = summarise(rows, protocol.class_names, protocol.policy, cases.patients)
         scores = Scores(
             name=cases.name,
             rows=rows,
-            classes=summarise(rows, protocol.class_names, protocol.policy, cases.patients),
+            classes=classes,
             missing=tuple(pair.case_id for pair in pairs if pair.prediction is None and pair.fault is None),
             extra=tuple(pair.case_id for pair in pairs if pair.reference is None and pair.fault is None),
             failed=found.failed,
-            inputs={case_id: found.files[case_id].pair_sha256 for case_id in rows},
+            inputs={case_id: found.pair_sha256(case_id) for case_id in rows},
             protocol=protocol,
-            notes=(*cases.notes, *_notes(protocol, [found.files[case_id] for case_id in rows])),
+            notes=(
+                *cases.notes,
+                *_notes(protocol, [found.files[case_id] for case_id in rows]),
+                *_absent_notes(classes),
+            ),
             patients=cases.patients,
             groups=cases.groups,
             raters=band,
@@ -152,37 +158,57 @@ def run_evaluate(
         )
         write_scores(scores, output)
         write_beside_scores(pairs, scores.inputs, protocol=protocol, output=output, error_maps=error_maps)
-    return EvaluateReport(scores=scores, scored=len(rows) - found.kept, kept=found.kept)
-
-
-def _each(
-    rated: Sequence[RatedPair], rows: Mapping[str, Rows], judged: Mapping[str, Rows], protocol: Protocol
-) -> dict[str, Rows]:
-    """The rows of the cases whose mask was scored against every one of their references."""
-    wanted: dict[str, list[str]] = {}
-    for one in rated:
-        if not one.human and one.case_id in rows:
-            wanted.setdefault(one.case_id, []).append(one.paths.case_id)
-    return {
-        case_id: mean_rows([judged[name] for name in names], protocol.policy)
-        for case_id, names in wanted.items()
-        if all(name in judged for name in names)
-    }
+    kept = len(found.kept & rows.keys())
+    return EvaluateReport(scores=scores, scored=len(rows) - kept, kept=kept)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What scoring pairs gave: their scores, why others have none, the files, and how many scores were there before."""
+    """What scoring pairs gave.
 
-    cases: dict[str, CaseScores]
-    failed: dict[str, str]
-    files: dict[str, _Files]
-    kept: int
+    Attributes:
+        cases: their scores.
+        failed: why others have none.
+        files: those that could be hashed.
+        kept: ids of scores that were there before.
+        references: checksum over all references of a case that was scored against several.
+    """
+
+    cases: Mapping[str, CaseScores]
+    failed: Mapping[str, str]
+    files: Mapping[str, _Files]
+    kept: frozenset[str]
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    def pair_sha256(self, case_id: str) -> tuple[str, str]:
+        """Of a case's mask and what it was scored against."""
+        prediction, reference = self.files[case_id].pair_sha256
+        return prediction, self.references.get(case_id, reference)
 
     @property
     def rows(self) -> dict[str, Rows]:
         """The rows alone."""
         return {case_id: case.rows for case_id, case in self.cases.items()}
+
+
+def _each(found: _Found, rated: Sequence[RatedPair], judged: _Found, protocol: Protocol) -> _Found:
+    """With the scores of each rated case replaced by the means over all of its references.
+
+    A case that one of them could not be scored against fails: a mean over fewer would be another score.
+    """
+    names: dict[str, list[str]] = {}
+    for one in rated:
+        if not one.human and one.case_id in found.cases:
+            names.setdefault(one.case_id, []).append(one.paths.case_id)
+    cases, failed, references = dict(found.cases), dict(found.failed), {}
+    for case_id, own in names.items():
+        if reasons := [judged.failed[name] for name in own if name in judged.failed]:
+            del cases[case_id]
+            failed[case_id] = f"{case_id}: can't be scored against every reference ({reasons[0]})"
+            continue
+        cases[case_id] = mean_scores([judged.cases[name] for name in own], protocol.policy)
+        references[case_id] = sha256_json([judged.files[name].reference.sha256 for name in own])
+    return replace(found, cases=cases, failed=failed, references=references)
 
 
 def _score_pairs(
@@ -191,18 +217,18 @@ def _score_pairs(
     """Scores the pairs whose rows are not in ``folder`` yet, and puts them there."""
     store = _RowStore(folder, settings_sha256(protocol), protocol.metrics)
     files, failed = _hash_all(pairs, probabilities=needs_probabilities(protocol.metrics))
-    labelled = {pair.case_id: pair.labelled for pair in pairs}
-    stored = {case_id: store.read(case_id, files[case_id], labelled[case_id]) for case_id in files}
+    paths = {pair.case_id: pair for pair in pairs}
+    stored = {case_id: store.read(case_id, files[case_id], paths[case_id].labelled) for case_id in files}
     done = {case_id: kept for case_id, kept in stored.items() if kept is not None}
-    kept_count = len(done)
+    known = frozenset(done)
     waiting = {case_id: pair for case_id, pair in files.items() if case_id not in done}
-    for outcome in _score_all(waiting, labelled, protocol, processes, run, done=kept_count):
+    for outcome in _score_all(waiting, paths, protocol, processes, run, done=len(known)):
         if outcome.value is None:
             failed[outcome.case_id] = " ".join(str(outcome.error).split())
         else:
-            store.write(outcome.case_id, files[outcome.case_id], labelled[outcome.case_id], outcome.value)
+            store.write(outcome.case_id, files[outcome.case_id], paths[outcome.case_id].labelled, outcome.value)
             done[outcome.case_id] = outcome.value
-    return _Found(done, failed, files, kept_count)
+    return _Found(cases=done, failed=failed, files=files, kept=known)
 
 
 def _notes(protocol: Protocol, files: Sequence[_Files]) -> tuple[str, ...]:
@@ -218,15 +244,26 @@ def _notes(protocol: Protocol, files: Sequence[_Files]) -> tuple[str, ...]:
     return (note,)
 
 
+def _absent_notes(classes: Sequence[ClassSummary]) -> tuple[str, ...]:
+    """Classes that no mask has: rightly so, or misspelt, for structures of unknown names are passed over."""
+    names = [one.class_name for one in classes if 0 < one.counts["cases"] == one.counts["both_empty"]]
+    if not names:
+        return ()
+    note = f"{', '.join(names)}: no prediction and no reference has a voxel of it, so it has no score; check name and values"
+    logger.warning("%s", note)
+    return (note,)
+
+
 def _hash_all(cases: Sequence[CasePaths], *, probabilities: bool) -> tuple[dict[str, _Files], dict[str, str]]:
     """The files of every complete pair hashed, and why the others can't be."""
     failed = {case.case_id: case.fault for case in cases if case.fault is not None}
     pairs = [(c.case_id, c.prediction, c.reference) for c in cases if c.prediction and c.reference and not c.fault]
+    maps = {case.case_id: case.mask_of or case.case_id for case in cases if not case.two_references}
     files: dict[str, _Files] = {}
     with ThreadPoolExecutor(available_cores()) as threads:  # hashing lets go of the interpreter's lock
         jobs = []
         for case_id, *pair in pairs:
-            extra = find_probabilities(pair[0], case_id) if probabilities else None
+            extra = find_probabilities(pair[0], maps[case_id]) if probabilities and case_id in maps else None
             jobs.append(
                 (case_id, [threads.submit(_hashed, path, case_id) for path in (*pair, *([extra] if extra else []))])
             )
@@ -254,7 +291,7 @@ def _hashed(path: Path, case_id: str) -> FileState:
 
 def _score_all(
     files: Mapping[str, _Files],
-    labelled: Mapping[str, Labelled],
+    paths: Mapping[str, CasePaths],
     protocol: Protocol,
     processes: int | None,
     run: RunCases | None,
@@ -269,8 +306,9 @@ def _score_all(
                 prediction=own.prediction,
                 reference=own.reference,
                 protocol=protocol,
-                labelled=labelled[case_id],
+                labelled=paths[case_id].labelled,
                 probabilities=own.probabilities,
+                two_references=paths[case_id].two_references,
             ),
         )
         for case_id, own in sorted(files.items())

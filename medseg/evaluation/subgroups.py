@@ -119,8 +119,8 @@ def _worst(found: Mapping[str, Sequence[ClassSummary]]) -> dict[str, dict[str, A
         for metric in known_metrics(summary.metrics):
             if metric.better is None:
                 continue
-            means = {value: own[position].metrics[metric.name].mean for value, own in found.items()}
-            order = sorted((mean, value) for value, mean in means.items() if mean is not None)
+            means = ((own[position].metrics.get(metric.name), value) for value, own in found.items())
+            order = sorted((one.mean, value) for one, value in means if one is not None and one.mean is not None)
             if len(order) < 2:
                 continue
             low, high = order[0], order[-1]

@@ -14,6 +14,7 @@ from medseg.errors import MedsegError
 from medseg.evaluation.case import ClassScores
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.matching import CasePaths
+from medseg.evaluation.review import by_dice
 from medseg.imaging import apply_axes, ras_change, read_label_map, read_volume, to_classes
 
 _LOG = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class TellingSlice(NamedTuple):
 
 def telling_cases(rows: Mapping[str, Sequence[ClassScores]]) -> dict[str, str]:
     """The worst, the median and the best case by mean Dice over classes, as rank to case id; fewer where there are fewer."""
-    order = _worst_first(rows)
+    order = [case_id for case_id, _ in by_dice(rows)]
     if not order:
         return {}
     picked = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
@@ -42,20 +43,10 @@ def telling_cases(rows: Mapping[str, Sequence[ClassScores]]) -> dict[str, str]:
 
 def ranked_cases(rows: Mapping[str, Sequence[ClassScores]], *, most: int) -> dict[str, str]:
     """At most so many cases from the worst to the best by mean Dice, as words for the rank to case id, evenly spread."""
-    order = _worst_first(rows)
+    order = [case_id for case_id, _ in by_dice(rows)]
     count = min(most, len(order))
     places = [round(k * (len(order) - 1) / max(1, count - 1)) for k in range(count)]
     return {f"rank {place + 1} of {len(order)}": order[place] for place in places}
-
-
-def _worst_first(rows: Mapping[str, Sequence[ClassScores]]) -> list[str]:
-    mean = {}
-    for case_id, classes in rows.items():
-        values = [row.values["dice"] for row in classes]
-        known = [value for value in values if value is not None]
-        if known:
-            mean[case_id] = sum(known) / len(known)
-    return sorted(mean, key=lambda case_id: (mean[case_id], case_id))
 
 
 def telling_slices(

@@ -195,6 +195,17 @@ def read_dicom_labels(path: Path, *, naming: Naming, like: OnGrid | None, limits
     )
 
 
+def holds_structures(path: Path) -> bool:
+    """Whether a file is a DICOM-SEG or RTSTRUCT, by its header; False of one that can't be read as DICOM."""
+    from medseg.imaging import dicom_seg, rtstruct
+
+    try:
+        header = read_file_header(path, display_name(path))
+    except (MedsegError, OSError):
+        return False
+    return header is not None and header.sop_class in (dicom_seg.SEGMENTATION, dicom_seg.LABEL_MAP, rtstruct.SOP_CLASS)
+
+
 def list_series(folder: Path, *, limits: Limits | None = None) -> tuple[SeriesInfo, ...]:
     """All image series of a folder, sorted by code; () where it holds DICOM or other files but no image.
 

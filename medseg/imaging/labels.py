@@ -102,9 +102,7 @@ def _unknown_message(found: LabelArray, class_of: Mapping[int, int], name: str) 
     )
     more = f" and {len(values) - _MAX_LISTED} more" if len(values) > _MAX_LISTED else ""
     expected = ", ".join(str(value) for value in sorted(class_of))
-    return (
-        f"{name}: label values are {listed}{more}, expected only {expected}; correct the file or the manifest's labels"
-    )
+    return f"{name}: label values are {listed}{more}, expected only {expected}; correct the file or the labels"
 
 
 def from_classes(array: npt.NDArray[np.integer], labels: Mapping[str, tuple[int, ...]]) -> LabelArray:

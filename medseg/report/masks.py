@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import GeometryError
-from medseg.evaluation.case import ClassArray, read_pair
+from medseg.evaluation.case import ClassArray
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.overlap import BoolArray
 from medseg.evaluation.protocol import Protocol
+from medseg.evaluation.reading import read_pair
 from medseg.imaging import (
     IGNORE,
     AxisChange,

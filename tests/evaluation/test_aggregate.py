@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -125,3 +126,27 @@ def test_mean_of_classes_names_the_classes_it_is_of():
     both = mean_of_classes(summarise(ROWS, ("liver", "tumour"), POLICIES["standard"]))
     assert both["dice"]["mean"] == pytest.approx((1.7 / 3 + 0.25) / 2)
     assert both["dice"]["classes"] == ["liver", "tumour"]
+
+
+def test_an_interval_stays_where_values_can_be():
+    rows = {
+        f"c{k}": [row("liver", "present", mcc=mcc, specificity=specificity, volume_difference_percent=percent)]
+        for k, (mcc, specificity, percent) in enumerate([(-0.9, 0.2, -99.0), (-0.5, 1.0, 300.0), (-0.8, 1.0, -99.0)])
+    }
+    (found,) = summarise(rows, ("liver",), POLICIES["standard"])
+    mcc, specificity = found.metrics["mcc"], found.metrics["specificity"]
+    assert -1 <= mcc.mean_low < mcc.mean < mcc.mean_high
+    assert specificity.mean_high == 1.0
+    assert found.metrics["volume_difference_percent"].mean_low == -100.0
+
+
+def test_equal_values_have_no_spread():
+    rows = {f"c{k}": [row("liver", "present", dice=0.8361204013377926)] for k in range(3)}
+    assert summarise(rows, ("liver",), POLICIES["standard"])[0].metrics["dice"].sd == 0.0
+
+
+def test_a_class_without_a_row_has_the_chosen_metrics_too():
+    liver = row("liver", "present")
+    liver = replace(liver, values={**liver.values, "hd99_mm": 3.0})
+    found = summarise({"c": [liver]}, ("liver", "tumour"), POLICIES["standard"])
+    assert [one.metrics["hd99_mm"].n for one in found] == [1, 0]

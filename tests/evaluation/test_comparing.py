@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medseg.cli.compare import _split
 from medseg.cli.main import main
 from medseg.errors import DamagedFileError, InputError, UsageError
 from medseg.evaluation import match_folders, run_evaluate
@@ -270,3 +271,22 @@ def test_ties_have_a_unit():
 
 def test_names_are_told_apart():
     assert unique_names(["a", "b", "a"]) == ["a-1", "b", "a-2"]
+
+
+def test_a_metric_that_no_case_has_is_named(folders):
+    runs = [
+        read_run(score(folders, run, into=f"with_ece_{run}", metrics=("calibration", "hd99_mm")), name=run)
+        for run in ("bad", "good")
+    ]
+    found = compare_runs(runs, metrics=("ece", "hd99_mm"))
+    assert found.field.notes == ("no case has ece in every run",)
+    assert {one.metric for one in found.pairs} == {"hd99_mm"}
+    with pytest.raises(InputError, match="compare: no case has ece in every run, expected one at least"):
+        compare_runs(runs, metrics=("ece",))
+    with pytest.raises(InputError, match="is not in the scores of plain; run medseg evaluate again with it in"):
+        compare_runs([read_run(folders / "scores_bad", name="plain"), runs[0]], metrics=("hd99_mm",))
+
+
+def test_a_run_is_called_after_its_work_folder(tmp_path):
+    for place in ("scores/work/plain/scores/fold_0", "plain/crossvalidation/scores/reported"):
+        assert _split(str(tmp_path / place))[0] == "plain"

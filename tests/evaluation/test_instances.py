@@ -149,4 +149,9 @@ def test_lesions_of_all_cases_together():
     assert without["classes"]["lesion"]["froc"] is None
     assert without["mean_average_precision"] is None
     assert pooled_lesions({"a": rows(PREDICTION, REFERENCE, None)[:0]}, ("lesion",)) == {}
-    assert instances.as_plain(find_instances(lesions(), lesions())) == {"reference": [], "prediction": []}
+    empty = instances.as_plain(find_instances(lesions(), lesions()))
+    assert empty == {"reference": [], "prediction": [], "has_confidence": False}
+    # With maps and no lesion in any mask nothing is found, which must not leave the class out of the mean.
+    nothing = pooled_lesions({"b": rows(lesions(), lesions((1, 4)), 0.2)}, ("lesion",))
+    assert nothing["mean_average_precision"] == 0.0
+    assert nothing["classes"]["lesion"]["froc"]["score"] == 0.0

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def manifest(tmp_path, save_mask):
     )
 
 
-def evaluate(manifest, tmp_path, raters, output="s"):
-    section = EvaluateSection(raters=raters)
+def evaluate(manifest, tmp_path, raters, output="s", metrics=()):
+    section = EvaluateSection(raters=raters, metrics=metrics)
     folder = tmp_path / "predictions"
     cases = manifest_set("fold_0", manifest, "ab", section, predictions=folder, data_root=tmp_path / "data")
     return run_evaluate(cases, output=tmp_path / output, processes=1)
@@ -90,6 +91,71 @@ def test_a_reference_on_another_grid_is_that_case_s_fault(manifest, tmp_path, sa
     assert report.exit_code == 4
     assert sorted(report.scores.rows) == ["b"]
     assert report.scores.failed["a"].startswith("a: references 1 and 3 lie on different grids")
+
+
+def test_the_first_reference_is_enough_where_only_it_is_asked_for(manifest, tmp_path):
+    (tmp_path / "data" / "a3.nii.gz").unlink()
+    report = evaluate(manifest, tmp_path, "first")
+    assert (report.exit_code, sorted(report.scores.rows)) == (0, ["a", "b"])
+    assert report.scores.raters["comparisons"] == 3
+    assert report.scores.notes[1].startswith("1 references beside the first can't be reached")
+    (tmp_path / "data" / "a2.nii.gz").unlink()
+    report = evaluate(manifest, tmp_path, "first")
+    assert (report.exit_code, report.scores.raters) == (0, {})
+    report = evaluate(manifest, tmp_path, "each", "e")
+    assert report.exit_code == 4
+    assert report.scores.failed["a"].startswith("a: label 'a2.nii.gz' is missing")
+    (tmp_path / "data" / "a1.nii.gz").unlink()
+    assert "a1.nii.gz" in evaluate(manifest, tmp_path, "first").scores.failed["a"]
+
+
+def test_ignored_voxels_of_either_rater_count_for_nothing(manifest, tmp_path, save_mask):
+    with_ignored = box(0, 3)
+    with_ignored[7] = 9
+    save_mask(tmp_path / "data" / "a1.nii.gz", with_ignored)
+    found = evaluate(replace(manifest, ignore=9), tmp_path, "first").scores.raters
+    assert (found["comparisons"], found["failed"]) == (6, 0)
+
+
+def test_a_case_that_one_reference_can_t_judge_has_no_mean_over_them(manifest, tmp_path, save_mask):
+    evaluate(manifest, tmp_path, "each")
+    save_mask(tmp_path / "data" / "a3.nii.gz", box(0, 4)[:, :3])
+    report = evaluate(manifest, tmp_path, "each")
+    assert (report.exit_code, sorted(report.scores.rows), report.kept) == (4, ["b"], 1)
+    assert report.scores.failed["a"].startswith("a: can't be scored against every reference (a.mask-3: prediction and")
+
+
+def test_every_reference_decides_the_identity_of_a_mean_over_them(manifest, tmp_path, save_mask):
+    def reference():
+        return json.loads((tmp_path / "s" / "metrics.json").read_text())["identity"]["references"]
+
+    evaluate(manifest, tmp_path, "each")
+    before = reference()
+    save_mask(tmp_path / "data" / "a3.nii.gz", box(0, 5))
+    evaluate(manifest, tmp_path, "each")
+    assert (reference()["a"] != before["a"], reference()["b"] == before["b"]) == (True, True)
+
+
+def test_a_mean_over_raters_has_all_that_was_asked_for(manifest, tmp_path):
+    chance = np.where(box(0, 4), np.float32(0.75), np.float32(0.25))
+    for name in "ab":
+        path = tmp_path / "predictions" / "maps" / f"{name}_probabilities.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, probabilities=chance[..., None], affine=np.eye(4), class_names=["liver"])
+    scores = evaluate(manifest, tmp_path, "each", metrics=("all",)).scores
+    # Two of three references are the mask, and a plane of eight is wrong in the other.
+    wrong = (3 * 0.25**2 + 4 * 0.25**2 + 0.75**2) / 8
+    assert scores.rows["a"][0].values["brier"] == pytest.approx((0.25**2 * 2 + wrong) / 3)
+    assert scores.whole["a"]["pixel_accuracy"] == pytest.approx((7 / 8 + 1 + 1) / 3)
+    found = json.loads((tmp_path / "s" / "metrics.json").read_text())
+    assert found["lesions"]["classes"]["liver"]["cases"] == 2
+    assert found["raters"]["classes"]["liver"]["lesion_dice"]["human"]["n"] == 1
+    assert "brier" not in found["raters"]["classes"]["liver"]
+
+
+def test_raters_of_no_class_at_all_make_no_band(manifest, tmp_path):
+    cases = tuple(replace(case, labelled=()) if case.id == "a" else case for case in manifest.training)
+    assert evaluate(replace(manifest, training=cases), tmp_path, "first").scores.raters == {}
 
 
 def row(situation, **values):

@@ -24,7 +24,21 @@ def test_groups_single_metrics_and_families():
     assert len(set(everything)) == len(everything)
 
 
-@pytest.mark.parametrize("name", ["hd101_mm", "hd0_mm", "nsd_0mm", "hausdorff", "f", "nsd_-1mm", "hd95mm", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hd101_mm",
+        "hd0_mm",
+        "nsd_0mm",
+        "hausdorff",
+        "f",
+        "nsd_-1mm",
+        "hd95mm",
+        "",
+        "nsd_0.00000001mm",
+        "hd99.9999999_mm",
+    ],
+)
 def test_unknown_names_are_refused(name):
     with pytest.raises(
         UsageError, match=r"metrics: has '.*', expected a group \(default, surface_elements, .*, all\), a metric"

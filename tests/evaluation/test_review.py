@@ -72,7 +72,7 @@ def test_one_class_needs_no_mean_and_an_undefined_case_no_rank():
     assert len(score_table(scores)) == 2
     assert score_table(scores)[1][2] == "-"
     assert worst_table(scores) == [("case", "Dice"), ("a", "0.5000")]
-    assert by_dice(scores) == [("a", 0.5)]
+    assert by_dice(scores.rows) == [("a", 0.5)]
 
 
 def test_a_case_in_words():

@@ -7,8 +7,7 @@ import pytest
 
 from medseg.durable import FolderLock
 from medseg.errors import LockedError
-from medseg.evaluation import case as case_module
-from medseg.evaluation import match_folders, run_evaluate
+from medseg.evaluation import match_folders, reading, run_evaluate
 from medseg.evaluation.experiment import CaseSet
 from medseg.evaluation.protocol import make_protocol
 
@@ -29,8 +28,8 @@ def folders(tmp_path, save_mask):
 def reads(monkeypatch):
     """The label maps that are decoded from now on."""
     found = []
-    original = case_module.read_label_map
-    monkeypatch.setattr(case_module, "read_label_map", lambda path: found.append(path.name) or original(path))
+    original = reading.read_label_map
+    monkeypatch.setattr(reading, "read_label_map", lambda path: found.append(path.name) or original(path))
     return found
 
 
@@ -169,3 +168,10 @@ def test_a_case_is_scored_on_the_classes_it_was_labelled_for(folders, tmp_path, 
     assert run(None, ("tumour",), None, None)[0].kept == 4
     report, rows = run(None, ("tumour",), ("liver",), None)
     assert (report.scored, rows[2]) == (1, ("case_2", ["liver"]))
+
+
+def test_a_class_that_no_mask_has_is_named(folders, tmp_path):
+    protocol = make_protocol(labels={**PROTOCOL.labels, "spleen": (9,)})
+    assert evaluate(folders, tmp_path / "s").scores.notes == ()
+    (note,) = evaluate(folders, tmp_path / "s", protocol=protocol).scores.notes
+    assert note.startswith("spleen: no prediction and no reference has a voxel of it")

@@ -61,3 +61,17 @@ def test_a_group_is_of_patients():
         rows(dices), {"site": dict.fromkeys(dices, "A")}, ("liver",), POLICIES["standard"], patients
     ).values()
     assert (found["values"], found["small"], found["worst"]) == ({}, {"groups": 1, "cases": 6}, {})
+
+
+def test_a_group_that_was_not_labelled_for_a_class_does_not_spoil_the_others():
+    found = rows({f"{site}{k}": 0.8 for site in "abc" for k in range(5)})
+    for own in found.values():
+        own[0].values["hd99_mm"] = 4.0
+    for k in range(5):
+        found[f"b{k}"] = []
+    site = {name: name[0] for name in found}
+    (column,) = summarise_groups(
+        found, {"site": site}, ("liver",), POLICIES["standard"], {n: n for n in found}
+    ).values()
+    assert column["values"]["b"]["classes"]["liver"]["counts"]["cases"] == 0
+    assert column["worst"]["liver"]["hd99_mm"]["value"] == "c"
