@@ -165,11 +165,19 @@ def _mean_words(scores: Scores) -> str:
 
 
 def log_scores(
-    run: TrackedRun, context: Context, scores: Scores, folder: Path, note: str, *, name: str | None = None
+    run: TrackedRun,
+    context: Context,
+    scores: Scores,
+    folder: Path,
+    note: str,
+    *,
+    name: str | None = None,
+    report: bool = True,
 ) -> None:
     """Logs what a scored set shows: the description, the data with their hashes, and the headline of the run above.
 
-    ``name`` is what the headline's numbers begin with, the set's own name where it is None.
+    ``name`` is what the headline's numbers begin with, the set's own name where it is None. ``report`` says whether the
+    report in ``folder`` is of these scores, and not left by earlier ones.
     """
     from medseg.evaluation.review import headline
 
@@ -178,10 +186,10 @@ def log_scores(
     run.log_dataset(name or scores.name, scores.identity()["references"], rows, context="testing")
     numbers = headline(scores)
     run.log_headline({f"{name or scores.name}/{key}": value for key, value in numbers.items()}, note=note)
-    report, text = folder / "report.html", folder / "report.md"
-    if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
-        run.log_file(report)
-    if text.is_file():
+    page, text = folder / "report.html", folder / "report.md"
+    if report and page.is_file() and (context.experiment.tracking.images or not shows_scans(page)):
+        run.log_file(page)
+    if report and text.is_file():
         run.log_file(text)
 
 

@@ -9,6 +9,7 @@ from medseg.durable.markdown import code, plain, table
 from medseg.report.charts import metric_label
 from medseg.report.content import Content
 from medseg.report.failures import KINDS
+from medseg.report.groups import LESION_HEADS, UNSURE_HEADS, lesion_rows, unsure_rows
 from medseg.report.judged import expected_calibration_error
 from medseg.report.numbers import counted, interval, number
 from medseg.report.sections import MAIN_METRICS
@@ -23,7 +24,15 @@ def markdown(content: Content) -> str:
     lines = [f"# Scores of {plain(scores.name)}", "", f"{cases['scored']:,} of {cases['expected']:,} cases scored."]
     notes = [*scores.metrics.get("notes", ()), *content.facts.notes, *content.notes]
     lines += ["", *(f"- {plain(str(note))}" for note in notes)] if notes else []
-    lines += ["", *_summary(content), "", *_confidence(content), *_failures(content), *_definitions(content)]
+    lines += [
+        "",
+        *_summary(content),
+        "",
+        *_confidence(content),
+        *_beside(content),
+        *_failures(content),
+        *_definitions(content),
+    ]
     lines += [*_identity(content), "## Left out", ""]
     lines += [f"- {plain(text)}" for text in (*content.left_out, "Figures and slices: they are in report.html.")]
     return "\n".join(lines) + "\n"
@@ -77,6 +86,16 @@ def _confidence(content: Content) -> list[str]:
             f"Expected calibration error of the voxels, {counted(judged.mapped, 'case')}: {', '.join(errors)}."
         )
     return ["## Confidence and calibration", "", *lines, ""] if lines else []
+
+
+def _beside(content: Content) -> list[str]:
+    """What only some scores have: entropy where masks are wrong, and lesions."""
+    lines = []
+    if content.unsure:
+        lines += ["## Uncertainty where it is wrong", "", *_table(UNSURE_HEADS, unsure_rows(content)), ""]
+    if rows := lesion_rows(content):
+        lines += ["## Lesions", "", *_table(LESION_HEADS, rows), ""]
+    return lines
 
 
 def _failures(content: Content) -> list[str]:
