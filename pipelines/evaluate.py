@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
-from medseg.errors import InputError, UsageError
+from medseg.errors import InputError, MedsegError, UsageError
 from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 
 if TYPE_CHECKING:
     from medseg.evaluation.experiment import CaseSet
     from medseg.report.content import ReportInputs
+    from medseg.report.stage import ReportFiles
     from medseg.runner.cluster import Cluster
 
 _LOG = logging.getLogger(__name__)
@@ -128,11 +129,14 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         predicted_by,
     )
     from medseg.evaluation import flat_metrics, run_evaluate, score_lines, terminal_table
-    from medseg.report.stage import make_report
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
     started, config = time.monotonic(), context.config
+    wanted = not context.args.no_report and (config is None or config.evaluate.report)
+    shown = (
+        report_inputs(context, output, cases) if wanted else None
+    )  # a flag that is wrong is said before hours of scoring
     with ExitStack() as stack:
         run = None
         if config is not None:
@@ -144,15 +148,14 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         report = run_evaluate(
             cases, output=output, processes=context.args.processes, run=run_elsewhere, error_maps=maps
         )
-        made = None
-        if not context.args.no_report and (config is None or config.evaluate.report):
-            made = make_report(report_inputs(context, output, cases))
+        made = None if shown is None else _made(shown)
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             log_case_table(run, report.scores)
             run.log_file(output / "metrics.json")
             pictures = log_overlays(run, cases, report.scores) if context.experiment.tracking.images else []
-            log_scores(run, context, report.scores, output, evaluate_note(context, report.scores, pictures=pictures))
+            note = evaluate_note(context, report.scores, pictures=pictures)
+            log_scores(run, context, report.scores, output, note, report=made is not None)
             if model := predicted_by(cases):
                 log_evidence(run, model, report.scores, output)
         plain = config.plain() if config is not None else {"evaluate": cases.protocol.plain()}
@@ -167,6 +170,19 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code
+
+
+def _made(inputs: ReportInputs) -> ReportFiles | None:
+    """The report; None where it can't be made, which must not keep the scores from being recorded."""
+    from medseg.report.stage import make_report
+
+    try:
+        return make_report(inputs)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the scores are right
+        reason = str(error) if isinstance(error, MedsegError) else type(error).__name__
+        _LOG.error("report: is not made (%s); the scores are whole, medseg report makes it again", reason)
+        _LOG.debug("report", exc_info=error)
+        return None
 
 
 def report_inputs(context: Context, output: Path, cases: CaseSet) -> ReportInputs:

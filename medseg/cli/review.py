@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.durable.markdown import code, plain
 from medseg.tracking.notes import command, description
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def prepare_note(context: Context, data: str, summary: str, sha256: str) -> str:
     """Description of a preparation; ``summary`` is what the terminal is told, a line a fact."""
     first, *others = summary.splitlines()
     return description(
-        f"Prepared data of **{context.experiment.name}**: {first}.",
-        {"data": f"{data}, prepared `{sha256[:_SHA]}`", "then": "; ".join(others)},
+        f"Prepared data of **{context.experiment.name}**: {plain(first)}.",
+        {"data": f"{plain(data)}, prepared `{sha256[:_SHA]}`", "then": plain("; ".join(others))},
         look=[
             "Artifacts: `plan.yaml` says why each value of the plan is what it is, `checks.json` is the table of findings."
         ],
@@ -41,7 +42,7 @@ def prepare_note(context: Context, data: str, summary: str, sha256: str) -> str:
 def infer_note(context: Context, folder: Path, summary: str, models: Sequence[str]) -> str:
     """Description of an inference; ``models`` are the checksums of the model folders."""
     return description(
-        f"Masks of **{context.experiment.name}** for `{folder.name}`: {summary}.",
+        f"Masks of **{context.experiment.name}** for {code(folder.name)}: {plain(summary)}.",
         {"model": ", ".join(f"`{sha256[:_SHA]}`" for sha256 in models)},
         look=["Artifacts: `infer_cases.json` has each case with its seconds, memory, volumes and flags."],
         again=command("infer", context.args.config, context.args.overrides),
@@ -106,8 +107,8 @@ def evaluate_note(context: Context, scores: Scores, *, pictures: Sequence[str] =
     facts = {
         "data": f"{len(scores.rows)} of {scores.expected} cases scored, references `{_references(scores)}`",
         "NSD": f"within {', '.join(sorted({f'{value:g} mm' for value in scores.protocol.tolerance_mm.values()}))}",
-        "empty masks": scores.protocol.policy.name,
-        "notes": " ".join(scores.notes),
+        "empty masks": plain(scores.protocol.policy.name),
+        "notes": plain(" ".join(scores.notes)),
     }
     look = ["Artifacts: `cases.json` is the table of every case and class, `metrics.json` all numbers."]
     if pictures:
@@ -115,7 +116,7 @@ def evaluate_note(context: Context, scores: Scores, *, pictures: Sequence[str] =
             f"Images: `{OVERLAY}` has a slider from the worst case (step 0) to the best; the truth is outlined."
         )
     return description(
-        f"Scores of **{context.experiment.name}** on `{scores.name}`. {_mean_words(scores)}",
+        f"Scores of **{context.experiment.name}** on {code(scores.name)}. {_mean_words(scores)}",
         facts,
         tables={"Scores": score_table(scores), "Where it fails": worst_table(scores)},
         look=look,
@@ -131,8 +132,8 @@ def crossval_note(context: Context, result: CrossValidation, by_fold: Mapping[st
     folds = [(fold, "-" if mean is None else f"{mean:.4f}") for fold, mean in by_fold.items()]
     facts = {
         "data": f"{len(scores.rows)} of {scores.expected} cases, each scored by networks that did not train on it",
-        "configuration": result.final.choice.name,
-        "post-processing": "; ".join(str(step) for step in result.final.adopted) or "none",
+        "configuration": plain(result.final.choice.name),
+        "post-processing": plain("; ".join(str(step) for step in result.final.adopted)) or "none",
     }
     return description(
         f"Cross-validation of **{context.experiment.name}** in {len(by_fold)} folds. {_mean_words(scores)}",
@@ -160,15 +161,23 @@ def _mean_words(scores: Scores) -> str:
     dice, ranked = headline(scores).get("dice"), by_dice(scores.rows)
     if dice is None or not ranked:
         return "No case has a defined Dice."
-    return f"Mean Dice **{dice:.4f}** over classes; worst case `{ranked[0][0]}` with {ranked[0][1]:.4f}."
+    return f"Mean Dice **{dice:.4f}** over classes; worst case {code(ranked[0][0])} with {ranked[0][1]:.4f}."
 
 
 def log_scores(
-    run: TrackedRun, context: Context, scores: Scores, folder: Path, note: str, *, name: str | None = None
+    run: TrackedRun,
+    context: Context,
+    scores: Scores,
+    folder: Path,
+    note: str,
+    *,
+    name: str | None = None,
+    report: bool = True,
 ) -> None:
     """Logs what a scored set shows: the description, the data with their hashes, and the headline of the run above.
 
-    ``name`` is what the headline's numbers begin with, the set's own name where it is None.
+    ``name`` is what the headline's numbers begin with, the set's own name where it is None. ``report`` says whether the
+    report in ``folder`` is of these scores, and not left by earlier ones.
     """
     from medseg.evaluation.review import headline
 
@@ -177,10 +186,10 @@ def log_scores(
     run.log_dataset(name or scores.name, scores.identity()["references"], rows, context="testing")
     numbers = headline(scores)
     run.log_headline({f"{name or scores.name}/{key}": value for key, value in numbers.items()}, note=note)
-    report, text = folder / "report.html", folder / "report.md"
-    if report.is_file() and (context.experiment.tracking.images or not shows_scans(report)):
-        run.log_file(report)
-    if text.is_file():
+    page, text = folder / "report.html", folder / "report.md"
+    if report and page.is_file() and (context.experiment.tracking.images or not shows_scans(page)):
+        run.log_file(page)
+    if report and text.is_file():
         run.log_file(text)
 
 

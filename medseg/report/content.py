@@ -21,6 +21,7 @@ from medseg.report.judged import MOST_MAPS, Judged, Reliability, judge, map_path
 from medseg.report.masks import CaseMasks, index_names, read_masks
 from medseg.report.scores import Row, ScoreTable, read_scores
 from medseg.report.shown import Shown, encoded, shown_cases
+from medseg.report.unsure import UnsureRow, read_unsure
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Content:
         index_names: of the stored indices, from 1.
         left_out: sentences on what is not in the report.
         notes: sentences on how to read it.
+        unsure: entropy where the masks are wrong and right; empty where there are no maps of it.
     """
 
     table: ScoreTable
@@ -79,6 +81,7 @@ class Content:
     index_names: Sequence[str]
     left_out: Sequence[str]
     notes: Sequence[str] = field(default_factory=tuple)
+    unsure: Sequence[UnsureRow] = ()
 
 
 def gather(inputs: ReportInputs, *, atlas_bytes: int = ATLAS_BYTES) -> Content:
@@ -100,6 +103,7 @@ def gather(inputs: ReportInputs, *, atlas_bytes: int = ATLAS_BYTES) -> Content:
         return Content(
             table=table, failures=(), suspects=(len(rows), 0), judged=Judged(),
             facts=gather_facts((), models=inputs.models, plan=inputs.plan), shown=(), index_names=(), left_out=left_out,
+            unsure=read_unsure(inputs.scores),
         )  # fmt: skip
     reader = _Reader(inputs.cases, table, inputs.scores)
     failures, looked = _failures(reader, rows)
@@ -117,6 +121,7 @@ def gather(inputs: ReportInputs, *, atlas_bytes: int = ATLAS_BYTES) -> Content:
         shown=shown,
         index_names=index_names(inputs.cases.protocol),
         left_out=[*left_out, *reader.faults],
+        unsure=read_unsure(inputs.scores),
     )
 
 

@@ -13,6 +13,8 @@ from medseg.errors import InputError
 from medseg.evaluation.matching import CasePaths
 from medseg.runner.sidecar import read_sidecar
 
+_DAMAGED = (InputError, OSError, KeyError, TypeError, ValueError, AttributeError)
+"""What reading files of ours that somebody changed may raise: the report leaves them out and goes on."""
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 _TRAINING = (
     ("fold", "fold"), ("seed", "seed"), ("steps", "steps"), ("batch_size", "batch size"), ("precision", "precision"),
@@ -51,11 +53,12 @@ def gather_facts(pairs: Sequence[CasePaths], *, models: Sequence[Path], plan: Pa
     predictions, made_by = _predictions(pairs)
     described, histories, notes, own = [], [], [], []
     for folder in models:
-        with contextlib.suppress(InputError, OSError):
+        with contextlib.suppress(*_DAMAGED):
             info, sha256 = read_json(folder / "model.json"), sha256_file(folder / "model.json")
             described.append(_model(info, sha256))
             own += [str(one["sha256"]) for one in info.get("members", ())] or [sha256]
-            histories += _histories(folder, info)
+        with contextlib.suppress(*_DAMAGED):
+            histories += _histories(folder, read_json(folder / "model.json"))
     if made_by and own and not any(sha256 in text for text in made_by for sha256 in own):
         notes.append(
             "The masks were made by another model than the one described here: its checksum is not among theirs."
@@ -114,9 +117,11 @@ def _model(info: Mapping[str, Any], sha256: str) -> list[tuple[str, str]]:
 def _histories(folder: Path, info: Mapping[str, Any]) -> list[tuple[str, Curves]]:
     found = []
     for member in info.get("members", ()):
-        place = folder / Path(str(member["folder"])).name
-        with contextlib.suppress(InputError, OSError):
-            found += _histories(place, read_json(place / "model.json"))
+        with contextlib.suppress(*_DAMAGED):
+            place = folder / Path(str(member["folder"])).name
+            info_of_member = read_json(place / "model.json")
+            if "members" not in info_of_member:  # an ensemble has none below it: one that names itself would never end
+                found += _histories(place, info_of_member)
     training = info.get("training", {})
     if curves := learning_curves(training.get("history") or ()):
         fold = training.get("fold")

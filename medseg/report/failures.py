@@ -74,7 +74,7 @@ class Failure:
 
 
 def suspects(table: ScoreTable) -> list[Row]:
-    """The rows to look into, worst first: a mask empty without its partner, Dice below 0.5, or an outlier of its class."""
+    """The rows to look into, worst first: a mask empty without its partner, Dice below 0.7, or an outlier of its class."""
     fences = {name: _fence(table.values(name, "dice")) for name in table.class_names}
     found = [row for row in table.rows if row.situation in ("missed", "spurious") or _is_low(row, fences)]
     return sorted(found, key=lambda row: (row.dice if row.dice is not None else 0.0, row.case, row.class_name))
@@ -141,20 +141,40 @@ def _dice(a: BoolArray, b: BoolArray) -> float:
 
 
 def _swapped_pairs(masks: CaseMasks, names: set[str]) -> dict[str, str]:
-    """Class to the sentence on the class it was swapped with."""
-    held = {name: masks.of_class(name) for name in masks.members} if len(names) > 1 else {}
+    """Class to the sentence on the class it was swapped with.
+
+    All is worked out from how many voxels have each pair of indices: masks of a hundred classes at a time would take gigabytes.
+    """
+    asked = [name for name in masks.members if name in names]
+    if len(asked) < 2:
+        return {}
+    shared = _shared_voxels(masks)
+    of = {name: list(masks.members[name]) for name in asked}
+    predicted = {name: int(shared[of[name], :].sum()) for name in asked}
+    wanted = {name: int(shared[:, of[name]].sum()) for name in asked}
+
+    def dice(mine: str, theirs: str) -> float:
+        total = predicted[mine] + wanted[theirs]
+        return 2.0 * int(shared[np.ix_(of[mine], of[theirs])].sum()) / total if total else 1.0
+
     found: dict[str, str] = {}
-    for one, other in combinations(held, 2):
-        if one not in names or other not in names:
+    for one, other in combinations(asked, 2):
+        if not (wanted[one] and wanted[other]) or set(of[one]) & set(of[other]):
             continue
-        (p1, t1), (p2, t2) = held[one], held[other]
-        if not (t1.any() and t2.any()) or set(masks.members[one]) & set(masks.members[other]):
-            continue
-        straight, crossed = (_dice(p1, t1) + _dice(p2, t2)) / 2, (_dice(p1, t2) + _dice(p2, t1)) / 2
+        straight = (dice(one, one) + dice(other, other)) / 2
+        crossed = (dice(one, other) + dice(other, one)) / 2
         if crossed > straight + GAIN:
             for name, partner in ((one, other), (other, one)):
                 found[name] = f"swapped with {partner}: mean Dice of the two {straight:.2f}, swapped back {crossed:.2f}"
     return found
+
+
+def _shared_voxels(masks: CaseMasks) -> npt.NDArray[np.int64]:
+    """(A, A) voxels with each pair of predicted and true index."""
+    size = 1 + max(index for own in masks.members.values() for index in own)
+    inside = (masks.prediction > 0) | (masks.truth > 0)
+    pairs = masks.prediction[inside].astype(np.int64) * size + masks.truth[inside]
+    return np.bincount(pairs, minlength=size * size).reshape(size, size)
 
 
 def _placed(masks: CaseMasks, prediction: BoolArray, truth: BoolArray) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Sections that only some sets of scores have: subgroups of the cases, and human readers beside the model."""
+"""Sections that only some sets of scores have: entropy where masks are wrong, lesions, subgroups, human readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,69 @@ from medseg.report import charts
 from medseg.report.content import Content
 from medseg.report.html import Child, Html, element, joined, table
 from medseg.report.numbers import NONE, counted, interval, number
-from medseg.report.sections import MAIN_METRICS, key, section
+from medseg.report.sections import MAIN_METRICS, figures, key, section
+from medseg.report.unsure import beside_dice, class_means
+
+UNSURE_HEADS = ("class", "cases", "mean entropy", "where wrong", "where right", "AUROC")
+LESION_HEADS = (
+    "class", "true", "predicted", "found", "right", "precision", "recall", "RQ", "SQ", "PQ", "lesion Dice", "FROC", "AP",
+)  # fmt: skip
+_BY_IOU = ("precision", "recall", "rq", "sq", "pq", "dice")
+
+
+def uncertainty(content: Content) -> Html | None:
+    """Whether entropy is high where the masks are wrong, by voxel and by case."""
+    rows = [[joined(key(index), name), *cells] for index, (name, *cells) in enumerate(unsure_rows(content))]
+    if not content.unsure:
+        return None
+    lead = (
+        "Is the model unsure where it is wrong? Entropy over the voxels of both masks, means over cases. AUROC is the chance "
+        "that a wrong voxel is less sure than a right one: at 0.5 uncertainty tells nothing."
+    )
+    chart = charts.against_dice(
+        beside_dice(content.unsure, content.table), name="entropy", title="Mean entropy beside Dice",
+        xlabel="mean entropy of both masks' voxels", diagonal=False,
+    )  # fmt: skip
+    return section("uncertainty", "Uncertainty where it is wrong", lead, table(UNSURE_HEADS, rows), figures([chart]))
+
+
+def unsure_rows(content: Content) -> list[list[str]]:
+    """A row per class in the order of `UNSURE_HEADS`."""
+    found = []
+    for name in content.table.class_names:
+        cases, means = class_means(content.unsure, name)
+        found.append([name, number(cases), *map(number, means)])
+    return found
+
+
+def lesions(content: Content) -> Html | None:
+    """The lesions of all cases seen as one set."""
+    places = {name: index for index, name in enumerate(content.table.class_names)}
+    rows = [[joined(key(places.get(name, 0)), name), *cells] for name, *cells in lesion_rows(content)]
+    if not rows:
+        return None
+    lead = (
+        "Connected parts of all cases as one set. Found and right are those that share a voxel with the other mask; the scores "
+        "from precision on match lesions at an IoU above 0.5. FROC is the mean sensitivity at 1/8 to 8 false positives a case, "
+        "AP the average precision; both need probabilities."
+    )
+    return section("lesions", "Lesions", lead, table(LESION_HEADS, rows))
+
+
+def lesion_rows(content: Content) -> list[list[str]]:
+    """A row per class with lesions in the order of `LESION_HEADS`; empty where no metric of lesions was chosen."""
+    found = []
+    for name, one in ((content.table.metrics.get("lesions") or {}).get("classes") or {}).items():
+        touched, matched = one.get("any_overlap") or {}, one.get("iou_above_0.5") or {}
+        counts = (
+            one.get("reference"),
+            one.get("predicted"),
+            touched.get("reference_found"),
+            touched.get("predicted_right"),
+        )
+        ranked = ((one.get("froc") or {}).get("score"), one.get("average_precision"))
+        found.append([str(name), *map(number, (*counts, *(matched.get(score) for score in _BY_IOU), *ranked))])
+    return found
 
 
 def groups(content: Content) -> Html | None:

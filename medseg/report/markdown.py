@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from medseg.durable.markdown import code, plain, table
 from medseg.report.charts import metric_label
 from medseg.report.content import Content
 from medseg.report.failures import KINDS
+from medseg.report.groups import LESION_HEADS, UNSURE_HEADS, lesion_rows, unsure_rows
 from medseg.report.judged import expected_calibration_error
 from medseg.report.numbers import counted, interval, number
 from medseg.report.sections import MAIN_METRICS
@@ -18,12 +21,20 @@ def markdown(content: Content) -> str:
     """The report in Markdown. Text from outside can't become markup: what could is escaped."""
     scores = content.table
     cases = scores.metrics["cases"]
-    lines = [f"# Scores of {_safe(scores.name)}", "", f"{cases['scored']:,} of {cases['expected']:,} cases scored."]
+    lines = [f"# Scores of {plain(scores.name)}", "", f"{cases['scored']:,} of {cases['expected']:,} cases scored."]
     notes = [*scores.metrics.get("notes", ()), *content.facts.notes, *content.notes]
-    lines += ["", *(f"- {_safe(str(note))}" for note in notes)] if notes else []
-    lines += ["", *_summary(content), "", *_confidence(content), *_failures(content), *_definitions(content)]
+    lines += ["", *(f"- {plain(str(note))}" for note in notes)] if notes else []
+    lines += [
+        "",
+        *_summary(content),
+        "",
+        *_confidence(content),
+        *_beside(content),
+        *_failures(content),
+        *_definitions(content),
+    ]
     lines += [*_identity(content), "## Left out", ""]
-    lines += [f"- {_safe(text)}" for text in (*content.left_out, "Figures and slices: they are in report.html.")]
+    lines += [f"- {plain(text)}" for text in (*content.left_out, "Figures and slices: they are in report.html.")]
     return "\n".join(lines) + "\n"
 
 
@@ -36,29 +47,31 @@ def _summary(content: Content) -> list[str]:
         cells = [str(counts["cases"]), str(counts.get("missed", 0)), str(counts.get("spurious", 0))]
         for metric in shown:
             found = scores.summary(name, metric)
-            star = "*" if found.get("n_imputed") else ""
-            cells.append(f"{number(found.get('mean'))}{star} {interval(found, 'mean_low', 'mean_high')}".strip())
+            cells.append(_mean(found, "*" if found.get("n_imputed") else ""))
         rows.append([name, *cells])
     means = scores.metrics.get("mean_of_classes", {})
     if len(rows) > 1:
-        rows.append(["mean of classes", "", "", "", *(number((means.get(name) or {}).get("mean")) for name in shown)][: 4]
-                    + [number((means.get(name) or {}).get("mean")) for name in shown])  # fmt: skip
+        rows.append(["mean of classes", "", "", "", *(_mean(means.get(name) or {}) for name in shown)])
     policy = (scores.metrics.get("definitions", {}).get("empty_masks") or {}).get("policy", "")
     return [
         *_table(["class", "cases", "missed", "spurious", *(metric_label(name) for name in shown)], rows),
         "",
         (
-            f"Mean over cases with its 95 % interval. Empty masks: {_safe(policy)}. A star marks means that count the worst "
+            f"Mean over cases with its 95 % interval. Empty masks: {plain(policy)}. A star marks means that count the worst "
             "value where a mask was missed or spurious."
         ),
     ]
 
 
+def _mean(found: Mapping[str, Any], star: str = "") -> str:
+    return f"{number(found.get('mean'))}{star} {interval(found, 'mean_low', 'mean_high')}".strip()
+
+
 def _confidence(content: Content) -> list[str]:
     judged = content.judged
-    said = [f"{_safe(name)} {number(value)}" for name, value in judged.correlation.items() if value is not None]
+    said = [f"{plain(name)} {number(value)}" for name, value in judged.correlation.items() if value is not None]
     errors = [
-        f"{_safe(name)} {number(expected_calibration_error(curve))}" for name, curve in judged.curves.items() if curve
+        f"{plain(name)} {number(expected_calibration_error(curve))}" for name, curve in judged.curves.items() if curve
     ]
     inside, bounded = judged.covered
     lines = []
@@ -73,6 +86,16 @@ def _confidence(content: Content) -> list[str]:
             f"Expected calibration error of the voxels, {counted(judged.mapped, 'case')}: {', '.join(errors)}."
         )
     return ["## Confidence and calibration", "", *lines, ""] if lines else []
+
+
+def _beside(content: Content) -> list[str]:
+    """What only some scores have: entropy where masks are wrong, and lesions."""
+    lines = []
+    if content.unsure:
+        lines += ["## Uncertainty where it is wrong", "", *_table(UNSURE_HEADS, unsure_rows(content)), ""]
+    if rows := lesion_rows(content):
+        lines += ["## Lesions", "", *_table(LESION_HEADS, rows), ""]
+    return lines
 
 
 def _failures(content: Content) -> list[str]:
@@ -107,9 +130,9 @@ def _definitions(content: Content) -> list[str]:
 
 def _identity(content: Content) -> list[str]:
     own = content.table.metrics.get("identity", {})
-    rows = [[name.replace("_", " "), f"`{value}`"] for name, value in own.items() if isinstance(value, str)]
-    rows.append(["versions", ", ".join(f"{name} {value}" for name, value in (own.get("versions") or {}).items())])
-    lines = ["## Data and model", "", *_table(["scores", "is"], rows), ""]
+    rows = [[plain(name.replace("_", " ")), code(value)] for name, value in own.items() if isinstance(value, str)]
+    versions = ", ".join(f"{name} {value}" for name, value in (own.get("versions") or {}).items())
+    lines = ["## Data and model", "", *table(["scores", "is"], [*rows, ["versions", plain(versions)]]), ""]
     for title, facts in (("masks", content.facts.predictions), *(("model", model) for model in content.facts.models)):
         if facts:
             lines += [*_table([title, "is"], facts), ""]
@@ -119,14 +142,4 @@ def _identity(content: Content) -> list[str]:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_row(heads), _row(["---"] * len(heads)), *(_row([_safe(cell) for cell in row]) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _safe(text: str) -> str:
-    one_line = " ".join(text.split())
-    escaped = one_line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return escaped.replace("[", "\\[").replace("_", "\\_").replace("*", "\\*") if "`" not in escaped else escaped
+    return table([plain(head) for head in heads], ([plain(cell) for cell in row] for row in rows))

@@ -116,11 +116,11 @@ def read_scores(folder: Path) -> ScoreTable:
 
 
 def _row(line: Mapping[str, str], columns: Sequence[str]) -> Row:
-    values = {name: _number(line[name]) for name in columns}
+    values = {name: number_of(line[name]) for name in columns}
     return Row(case=line["case"], class_name=line["class"], situation=line["situation"], values=values)
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
     """The cell's number; None where it is empty or, in a column that is new, no number."""
     try:
         value = float(text)

@@ -16,6 +16,7 @@ from medseg.report.content import ReportInputs, gather
 from medseg.report.judged import REPORT_NAME, map_path
 from medseg.report.markdown import markdown
 from medseg.report.page import page
+from medseg.report.unsure import FILE_NAME
 
 HTML_NAME, MARKDOWN_NAME = "report.html", "report.md"
 _RECORD_NAME = "report.json"
@@ -77,7 +78,7 @@ def _is_whole(record: Path, inputs_key: str, paths: tuple[Path, ...]) -> bool:
 
 def _key(inputs: ReportInputs) -> str:
     """Over everything the report is made of: small files by their content, scans and maps by size and time of change."""
-    small = [inputs.scores / "metrics.json", inputs.scores / "cases.csv"]
+    small = [inputs.scores / "metrics.json", inputs.scores / "cases.csv", inputs.scores / FILE_NAME]
     small += [folder / "model.json" for folder in inputs.models] + ([inputs.plan] if inputs.plan else [])
     small += [folder / "plan.yaml" for folder in inputs.models]
     pairs = inputs.cases.pairs if inputs.cases is not None else ()

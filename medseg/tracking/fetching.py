@@ -1,4 +1,4 @@
-"""A registered model as a local folder: ``models:/NAME@ALIAS`` becomes ``<work>/registry/NAME/VERSION-SHA/model``.
+"""A registered model as a local folder: ``models:/NAME@ALIAS`` is ``<work>/registry/TRACKER/NAME/VERSION-SHA/model``.
 
 A process of its own asks MLflow, so that the verb that predicts neither waits for MLflow's import nor runs with its settings. A
 version that is named by its number and lies there already is taken without asking anybody; an alias may have moved, and is
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medseg.durable import read_json, sha256_file
 from medseg.errors import EnvironmentFault, InputError, MedsegError
-from medseg.tracking.address import mlflow_is_installed, tracker_at
+from medseg.tracking.address import StoreAddress, mlflow_is_installed, tracker_at
 from medseg.tracking.process import sender_environment, set_environment
 from medseg.tracking.registry import ModelName, RegisteredVersion, Registry
 
@@ -29,7 +29,9 @@ _LOG = logging.getLogger(__name__)
 SCHEME = "models:"
 CACHE_NAME = "registry"
 _SECONDS = 1800.0
+"""For all files of a model; each answer of the tracker has its own, shorter patience."""
 _SHA_CHARACTERS = 16
+_SHA256 = 64
 
 
 def is_registered_name(text: str) -> bool:
@@ -52,16 +54,20 @@ def model_folder(name: str, *, work: Path, tracker: str | None = None) -> Path:
     """
     model = ModelName.parse(name)
     if model.version is not None:
-        kept = _kept(work, model.name, model.version)
+        kept = _kept(cache(work, tracker_at(work, tracker), model.name), model.version)
         if kept is not None:
             return kept
     if not mlflow_is_installed():
         raise EnvironmentFault(f"{model}: needs mlflow, which is not installed; pip install mlflow")
     command = [sys.executable, "-P", "-m", "medseg.tracking.fetching", str(model), "--work", str(work.resolve())]
     command += ["--tracker", tracker] if tracker else []
-    done = subprocess.run(  # noqa: S603 - our own module, no shell
-        command, capture_output=True, text=True, env=sender_environment(), timeout=_SECONDS, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module, no shell
+            command, capture_output=True, text=True, env=sender_environment(), timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        minutes = f"{_SECONDS / 60:.0f} minutes"
+        raise EnvironmentFault(f"{model}: did not come within {minutes}; try again, or copy the folder") from error
     try:
         said = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError) as error:
@@ -72,23 +78,30 @@ def model_folder(name: str, *, work: Path, tracker: str | None = None) -> Path:
     return Path(said["folder"])
 
 
-def fetch(registry: Registry, version: RegisteredVersion, work: Path) -> Path:
-    """The folder of a version below ``work``; one that is there already is not fetched again.
+def cache(work: Path, address: StoreAddress, name: str) -> Path:
+    """Where the versions of a registered model are kept: two trackers may each have a model of that name."""
+    return work / CACHE_NAME / address.code / name
+
+
+def fetch(registry: Registry, version: RegisteredVersion, place: Path) -> Path:
+    """The folder of a version below ``place``; one that is there already is not fetched again.
 
     Raises:
-        InputError: it is not what was registered.
+        InputError: it is not what was registered, or not whole.
         EnvironmentFault: the tracker or the disk can't be had.
     """
-    kept = _kept(work, version.name, version.version, version.sha256)
+    kept = _kept(place, version.version, version.sha256)
     if kept is not None:
         return kept
-    place = work / CACHE_NAME / version.name
-    place.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place))
+    except OSError as error:
+        raise EnvironmentFault(f"{version}: can't be kept ({error.strerror}); check the disk and --work") from error
     try:
         (scratch / "new").mkdir()
         registry.download(version, scratch / "new")
-        sha256 = sha256_file(scratch / "new" / "model" / "model.json")
+        sha256 = _checked(version, scratch / "new" / "model")
         final = place / f"{version.version}-{sha256[:_SHA_CHARACTERS]}"
         with contextlib.suppress(OSError):  # a damaged copy makes room
             final.rename(scratch / "damaged")
@@ -96,28 +109,62 @@ def fetch(registry: Registry, version: RegisteredVersion, work: Path) -> Path:
             (scratch / "new").rename(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if not _is_whole(final / "model", sha256):
+        raise EnvironmentFault(
+            f"{version}: the damaged copy in the work folder can't be replaced; remove registry/ there"
+        )
     return final / "model"
 
 
-def _kept(work: Path, name: str, version: int, sha256: str | None = None) -> Path | None:
+def _checked(version: RegisteredVersion, model: Path) -> str:
+    """Checksum of a model that was just downloaded.
+
+    Raises:
+        InputError: a file is missing or other than ``model.json`` says, or a link leads out of the folder.
+    """
+    if any(path.is_symlink() for path in model.rglob("*")):
+        raise InputError(f"{version}: holds a link, expected files alone; register it again")
+    sha256 = sha256_file(model / "model.json")
+    if not _is_whole(model, sha256):
+        raise InputError(f"{version}: a file of it is missing or damaged; register it again")
+    return sha256
+
+
+def _kept(place: Path, version: int, sha256: str | None = None) -> Path | None:
     """A version's folder where it is whole."""
-    for folder in sorted((work / CACHE_NAME / name).glob(f"{version}-*")):
+    for folder in sorted(place.glob(f"{version}-*")):
         known = folder.name.partition("-")[2]
-        if (sha256 or known).startswith(known) and _is_whole(folder / "model", known):
+        if len(known) == _SHA_CHARACTERS and (sha256 or known).startswith(known) and _is_whole(folder / "model", known):
             return folder / "model"
     return None
 
 
 def _is_whole(model: Path, sha256: str) -> bool:
-    """Whether ``model.json`` has this checksum and every file that it names, members of an ensemble included, has its own."""
+    """Whether ``model.json`` has this checksum and every file that it names has its own.
+
+    Members of an ensemble and a cascade's first stage are model folders inside it. Whoever wrote ``model.json`` may have
+    written any name: those that lead out of the folder, or to itself, are refused.
+    """
     try:
         if not sha256_file(model / "model.json").startswith(sha256):
             return False
         info = read_json(model / "model.json")
-        files = all(sha256_file(model / name) == known for name, known in info.get("files", {}).items())
-        return files and all(_is_whole(model / one["folder"], one["sha256"]) for one in info.get("members", ()))
-    except (OSError, InputError, AttributeError, KeyError, TypeError):
+        inside = [*info.get("members", ()), *([info["previous"]] if "previous" in info else [])]
+        return all(
+            _is_plain_name(name) and sha256_file(model / name) == known for name, known in info.get("files", {}).items()
+        ) and all(
+            _is_plain_name(one["folder"])
+            and len(one["sha256"]) == _SHA256
+            and _is_whole(model / one["folder"], one["sha256"])
+            for one in inside
+        )
+    except (OSError, InputError, AttributeError, KeyError, TypeError, ValueError):
         return False
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a name leads to something directly inside a folder."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,9 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     set_environment()
     try:
-        registry = Registry(tracker_at(args.work, args.tracker), work=args.work)
+        address = tracker_at(args.work, args.tracker)
+        registry = Registry(address, work=args.work)
         version = registry.get(ModelName.parse(args.model))
-        folder = fetch(registry, version, args.work)
+        folder = fetch(registry, version, cache(args.work, address, version.name))
         said = {"folder": str(folder), "version": version.version, "sha256": sha256_file(folder / "model.json")}
     except MedsegError as error:
         said = {"error": str(error), "code": error.exit_code}

@@ -6,9 +6,12 @@ MLflow shows it, as Markdown, at the head of a run's page. It is written at the 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medseg.durable.markdown import fenced, plain, table
+
+_GAP = "&nbsp;&nbsp;"  # MLflow draws no lines, leaves no space between columns, and trims plain spaces
 _MOST_CHARACTERS = 7500  # MLflow's longest tag is 8000
 
 
@@ -21,11 +24,11 @@ def description(
     again: str = "",
     above_command: str = "Again",
 ) -> str:
-    """The description of a run in Markdown.
+    """The description of a run in Markdown. Cells of tables are escaped; all else is Markdown already.
 
     Args:
         summary: one or two sentences: what this run is and how it ended.
-        facts: name to text, such as data, network, budget; those that are empty are left out.
+        facts: name to Markdown, such as data, network, budget; those that are empty are left out.
         tables: title to rows, of which the first is the heads; one without further rows is left out, and the first one's
             title is not shown.
         look: sentences about where to look further.
@@ -36,13 +39,14 @@ def description(
     lines = [summary, ""]
     filled = [(title, rows) for title, rows in (tables or {}).items() if len(rows) > 1]
     for number, (title, rows) in enumerate(filled):
-        lines += [*([f"**{title}**", ""] if number else []), *_table(rows), ""]
+        cells = [[plain(cell) for cell in row] for row in rows]
+        lines += [*([f"**{title}**", ""] if number else []), *table(cells[0], cells[1:], gap=_GAP), ""]
     shown = [f"- **{name}**: {text}" for name, text in facts.items() if text]
     lines += [*shown, ""] if shown else []
     if look:
         lines += ["**Where to look**", "", *(f"- {sentence}" for sentence in look), ""]
     if again:
-        lines += [f"**{above_command}**", "", "```", again, "```", ""]
+        lines += [f"**{above_command}**", "", *fenced(again), ""]
     return _cut("\n".join(lines))
 
 
@@ -51,16 +55,6 @@ def command(verb: str, config: Path, overrides: Sequence[str], *flags: str) -> s
     shown = config if not config.is_absolute() else Path(config.name)
     changed = [part for override in overrides for part in ("--set", override)]
     return shlex.join(["medseg", verb, "--config", str(shown), "--data-root", "DATA", *changed, *flags])
-
-
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
-    first, *others = rows
-    return [_row(first), "| " + " | ".join(["---"] * len(first)) + " |", *map(_row, others)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    # MLflow draws no lines and leaves no space between columns, and trims plain spaces.
-    return "| " + " | ".join(f"{' '.join(cell.replace('|', '/').split())}&nbsp;&nbsp;" for cell in cells) + " |"
 
 
 def _cut(text: str) -> str:

@@ -24,7 +24,8 @@ from medseg.tracking.store import StoreAwayError
 CHAMPION = "champion"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+# A name is the name of a folder below the work folder too.
+_URI = re.compile(r"models:/+(?P<name>(?!\.{1,2}[@/])[^/@:\\'\x00-\x1f]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _MOST_EXPERIMENTS = 1000
 
 
@@ -112,7 +113,11 @@ class Registry:
 
     @_told
     def find(self, model: ModelName) -> RegisteredVersion | None:
-        """The version that a name means; None if there is none."""
+        """The version that a name means; None if there is none.
+
+        Raises:
+            InputError: the tracker answers with another model or version.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -124,13 +129,16 @@ class Registry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
                 return None
             raise
-        return _version(found)
+        version = _version(found, model.name)
+        if model.version not in (None, version.version):
+            raise InputError(f"{model}: the tracker answers with version {version.version}, expected the one asked for")
+        return version
 
     @_told
     def find_model(self, name: str, sha256: str) -> RegisteredVersion | None:
         """The version of a registered model that is this model folder; None if there is none."""
         found = self._client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{sha256}'")
-        return _version(found[0]) if found else None
+        return _version(found[0], name) if found else None
 
     def get(self, model: ModelName) -> RegisteredVersion:
         """As :meth:`find`.
@@ -192,6 +200,13 @@ class Registry:
             self._client.set_model_version_tag(version.name, str(version.version), name, privacy.scrub(value))
 
 
-def _version(found: Any) -> RegisteredVersion:
+def _version(found: Any, name: str) -> RegisteredVersion:
+    """What the tracker answered about a version of the model ``name``.
+
+    Raises:
+        InputError: it speaks of another model; its names become folders here.
+    """
+    if found.name != name:
+        raise InputError(f"models:/{name}: the tracker answers with another model, expected the one asked for")
     tags = dict(found.tags)
-    return RegisteredVersion(found.name, int(found.version), tags.get(MODEL_TAG), found.source, tags)
+    return RegisteredVersion(name, int(found.version), tags.get(MODEL_TAG), found.source, tags)

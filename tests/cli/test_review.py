@@ -68,6 +68,9 @@ def test_a_report_with_slices_of_scans_needs_leave(context, tmp_path, html, imag
     run = Recorded()
     log_scores(run, Context(args=context.args, config=config), _scores(SCORES), tmp_path, "note")
     assert ("log_file" in run.calls) is logged
+    late = Recorded()
+    log_scores(late, Context(args=context.args, config=config), _scores(SCORES), tmp_path, "note", report=False)
+    assert "log_file" not in late.calls  # one that earlier scores left
     assert shows_scans(tmp_path / "report.html") is ('"scan":"data' in html)
 
 

@@ -66,6 +66,27 @@ def test_a_report_lies_beside_the_scores(pictures, capsys):
     assert "3 of 3 cases scored" in (pictures / "s" / "report.md").read_text()
 
 
+def test_a_report_that_cannot_be_made_stops_nothing(pictures, capsys, caplog, monkeypatch):
+    def broken(_inputs):
+        raise MemoryError("at /home/doe")
+
+    monkeypatch.setattr("medseg.report.stage.make_report", broken)
+    flags = ["--predictions", "p", "--references", "r", "--output", "s"]
+    paths = [str(pictures / flag) if not flag.startswith("--") else flag for flag in flags]
+    assert evaluate.main([*paths, "--labels", "nuclei=255"]) == 0
+    assert "report: is not made (MemoryError); the scores are whole" in caplog.text
+    assert (pictures / "s" / "stage.json").is_file()
+    assert "report.html" not in capsys.readouterr().out
+
+
+def test_a_folder_of_scans_that_is_none_is_said_before_the_scoring(pictures, capsys):
+    flags = ["--predictions", "p", "--references", "r", "--output", "s", "--scans", "none"]
+    paths = [str(pictures / flag) if not flag.startswith("--") else flag for flag in flags]
+    assert evaluate.main([*paths, "--labels", "nuclei=255"]) == 2
+    assert "--scans: none is no folder" in capsys.readouterr().err
+    assert not (pictures / "s").exists()
+
+
 def test_further_metrics_by_name(pictures, capsys):
     assert run(pictures, "--metrics", "surface_elements, hd99_mm") == 0
     metrics = json.loads((pictures / "s" / "metrics.json").read_text())["classes"]["nuclei"]["metrics"]

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from medseg.evaluation.matching import CasePaths
 from medseg.report.facts import gather_facts, learning_curves, plain_text
 from medseg.runner.sidecar import Origin, write_sidecar
@@ -7,7 +9,7 @@ from medseg.runner.sidecar import Origin, write_sidecar
 
 def model(folder, **more):
     folder.mkdir(parents=True)
-    content = {"kind": "medseg model", "architecture": {"kind": "unet"}, "versions": {"torch": "2"}, **more}
+    content = {"kind": "medseg model", "architecture": {"kind": "unet"}, "versions": {"torch": "2"}} | more
     (folder / "model.json").write_text(json.dumps(content))
     return folder
 
@@ -45,6 +47,24 @@ def test_an_ensembles_members(tmp_path):
     facts = gather_facts([], models=[folder], plan=None)
     assert ("members", "fold_0 ab") in facts.models[0]
     assert facts.histories == [("fold 0", {"training loss": [(1, 1.0)]})]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"members": [{"folder": ".", "sha256": "ab"}]},
+        {"members": [{}]},
+        {"members": 3},
+        {"training": [1]},
+        {"training": {"history": [{"train_loss": 1.0}]}},
+        {"versions": "2"},
+    ],
+)
+def test_a_damaged_model_is_left_out_and_stops_nothing(tmp_path, more):
+    folder = model(tmp_path / "model", **({"versions": {}} | more))
+    facts = gather_facts([], models=[folder, model(tmp_path / "good", training={"fold": 1})], plan=None)
+    assert ("fold", "1") in facts.models[-1]
+    assert facts.histories == []
 
 
 def test_curves_of_nothing_and_inner_dice():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from medseg.report.failures import KINDS, failures_of, suspects
+from medseg.report.failures import KINDS, _swapped_pairs, failures_of, suspects
+from medseg.report.masks import CaseMasks
 from medseg.report.scores import Row, ScoreTable
 
 SHAPE = (40, 40, 20)
@@ -58,6 +59,20 @@ def test_swapped_sides_name_each_other(masks_of):
     failures = failures_of(masks, [row("left"), row("right")])
     assert [(one.class_name, one.kind) for one in failures] == [("left", "side swapped"), ("right", "side swapped")]
     assert failures[0].reason == "swapped with right: mean Dice of the two 0.00, swapped back 1.00"
+
+
+def test_a_hundred_classes_are_not_held_as_masks_at_once(masks_of, monkeypatch):
+    truth = np.zeros((100, 4, 4), np.uint8)
+    truth[:] = np.arange(1, 101, dtype=np.uint8)[:, None, None]
+    prediction = truth.copy()
+    prediction[[6, 90]] = truth[[90, 6]]
+    names = [f"class {index}" for index in range(1, 101)]
+    masks = masks_of(prediction, truth, names=names)
+    monkeypatch.setattr(CaseMasks, "of_class", None)
+    assert _swapped_pairs(masks, set(names)) == {
+        "class 7": "swapped with class 91: mean Dice of the two 0.00, swapped back 1.00",
+        "class 91": "swapped with class 7: mean Dice of the two 0.00, swapped back 1.00",
+    }
 
 
 def test_classes_that_overlap_by_definition_are_not_swapped(masks_of):

@@ -164,6 +164,17 @@ def content(rows, *, classes, left_out=(), failures=()):
 EVIL = "<script>alert(1)</script>"
 
 
+@pytest.mark.parametrize(
+    "name", ["` ![x](http://a.b/c.png)", "\\\\[x](javascript:alert(1))", "[x](javascript:alert(1)) `"]
+)
+def test_no_name_becomes_markdown(name):
+    row = Row(case=name, class_name=name, situation="present", values={"dice": 0.5})
+    failure = Failure(case=name, class_name=name, kind="missed", reason=name, dice=0.0)
+    text = markdown(content([row], classes=[name], left_out=[name], failures=[failure]))
+    assert "\\](" in text
+    assert not re.search(r"(?<!\\)(\\\\)*\]\(", text)  # no bracket that could end a link's text
+
+
 def test_names_from_outside_stay_text():
     rows = [Row(case=EVIL, class_name=EVIL, situation=EVIL, values={"dice": 0.5, "volume_reference_ml": 3.0})]
     failure = Failure(case=EVIL, class_name=EVIL, kind="missed", reason=EVIL, dice=0.0)

@@ -16,7 +16,7 @@ def test_a_description_has_what_is_known_and_leaves_out_what_is_not():
         "",
         "| class | Dice |",
         "| --- | --- |",
-        "| organ/left | 0.9 |",
+        r"| organ\|left | 0.9 |",
         "",
         "- **data**: 6 cases",
         "",
@@ -30,6 +30,13 @@ def test_a_description_has_what_is_known_and_leaves_out_what_is_not():
         "medseg evaluate",
         "```",
     ]
+
+
+def test_a_class_or_an_override_can_be_no_markup():
+    evil = "![x](http://a.b/c.png)"
+    text = description("Scores.", {}, tables={"Scores": [("class",), (evil,)]}, again="medseg --set 'a=\n```\n# b'")
+    assert evil not in text
+    assert text.endswith("````\nmedseg --set 'a=\n```\n# b'\n````\n")
 
 
 def test_it_fits_into_a_tag_of_mlflow():
