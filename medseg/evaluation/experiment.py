@@ -51,7 +51,7 @@ class CaseSet:
 
 
 def as_scored(cases: CaseSet, output: Path) -> CaseSet:
-    """The set with the consensus that its cases of several references were scored against, as it lies in their scores' folder."""
+    """The set with the consensus that cases of several references were scored against, where ``output`` has one."""
     if cases.raters not in ("majority", "staple"):
         return cases
     made = {pair.case_id: output / "references" / f"{pair.case_id}.nii.gz" for pair in cases.pairs if pair.raters}
