@@ -3,7 +3,7 @@
     medseg evaluate --config configs/hippocampus.yaml --data-root DATA
     medseg evaluate --predictions DIR --references DIR --labels liver=1,tumour=2 --output DIR
 
-The second form takes any two folders of label maps (NIfTI, NRRD, MHA, PNG, TIFF), paired by file name without suffix.
+The second form takes any two folders of label maps (NIfTI, NRRD, MHA, PNG, TIFF, DICOM-SEG), paired by name without suffix.
 The same command again scores only what is new or changed. Beside the scores it makes a report (docs/report.md).
 """
 
@@ -129,14 +129,14 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         predicted_by,
     )
     from medseg.evaluation import flat_metrics, run_evaluate, score_lines, terminal_table
+    from medseg.evaluation.experiment import as_scored
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
 
     started, config = time.monotonic(), context.config
     wanted = not context.args.no_report and (config is None or config.evaluate.report)
-    shown = (
-        report_inputs(context, output, cases) if wanted else None
-    )  # a flag that is wrong is said before hours of scoring
+    if wanted:
+        report_inputs(context, output, cases)  # a flag that is wrong is said before hours of scoring
     with ExitStack() as stack:
         run = None
         if config is not None:
@@ -148,7 +148,8 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         report = run_evaluate(
             cases, output=output, processes=context.args.processes, run=run_elsewhere, error_maps=maps
         )
-        made = None if shown is None else _made(shown)
+        cases = as_scored(cases, output)
+        made = _made(report_inputs(context, output, cases)) if wanted else None
         if run is not None and (report.scored or not run.finished_before):
             run.log_metrics(flat_metrics(report.scores), step=0)
             log_case_table(run, report.scores)

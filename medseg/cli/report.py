@@ -73,6 +73,8 @@ def _folders(context: Context) -> list[ReportInputs]:
 
 
 def _experiment(context: Context) -> list[ReportInputs]:
+    from medseg.evaluation.experiment import as_scored
+
     evaluate = importlib.import_module("medseg.pipelines.evaluate")
     args = context.args
     if given := [f"--{flag}" for flag in _WITHOUT_CONFIG if flag != "predictions" and getattr(args, flag) is not None]:
@@ -84,7 +86,7 @@ def _experiment(context: Context) -> list[ReportInputs]:
         sets = {args.scores: next((cases for folder, cases in sets.items() if folder.name == name), None)}
         if sets[args.scores] is None:
             raise UsageError(f"report: {args.scores.name} is no set of this config; leave it out for all of them")
-    return [evaluate.report_inputs(context, folder, cases) for folder, cases in sets.items()]
+    return [evaluate.report_inputs(context, folder, as_scored(cases, folder)) for folder, cases in sets.items()]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.evaluation.overlap import BoolArray
+from medseg.imaging import Regions
 
 ClassArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -135,21 +136,63 @@ def consensus_classes(
     best = np.zeros(raters[0].shape, np.float64)
     found: dict[int, Staple] = {}
     for index in range(1, class_count):
-        masks = np.stack([rater == index for rater in raters])
-        box = _box(np.asarray(masks.any(axis=0)))
-        if box is None:
+        judged = _judged(np.stack([rater == index for rater in raters]), how)
+        if judged is None:
             continue
-        own = masks[(slice(None), *box)]
-        if how == "staple":
-            found[index] = staple(own)
-            chance, inside = found[index].probability, found[index].mask
-        else:
-            chance, inside = own.mean(axis=0), majority(own)
+        box, inside, chance, performance = judged
+        if performance is not None:
+            found[index] = performance
         wins = inside & (chance > best[box])
         result[box][wins], best[box][wins] = index, chance[wins]
+    return _with_ignored(result, raters, ignore), found
+
+
+def consensus_regions(
+    raters: Sequence[ClassArray], *, regions: Regions, how: str, ignore: int | None = None
+) -> tuple[ClassArray, Mapping[int, Staple]]:
+    """As :func:`consensus_classes`, of labels that overlap: each region is judged on its own.
+
+    Were combinations judged, three raters who agree on a tumour and not on its parts would leave background.
+
+    Args:
+        raters: (X, Y, Z) uint8 stored indices each, on one grid.
+        regions: what they stand for.
+        how: ``majority`` or ``staple``.
+        ignore: as there.
+
+    Returns:
+        Stored indices, and number of the region, from 1, to what STAPLE found.
+    """
+    codes = np.zeros(raters[0].shape, np.uint16)
+    found: dict[int, Staple] = {}
+    for number, name in enumerate(regions.names):
+        judged = _judged(np.stack([np.isin(rater, regions.indices_of(name)) for rater in raters]), how)
+        if judged is None:
+            continue
+        box, inside, _, performance = judged
+        if performance is not None:
+            found[number + 1] = performance
+        part = codes[box]
+        part[inside] |= np.uint16(1 << number)
+    return _with_ignored(regions.join(codes), raters, ignore), found
+
+
+def _judged(masks: BoolArray, how: str) -> tuple[tuple[slice, ...], BoolArray, FloatArray, Staple | None] | None:
+    """One structure of several raters (R, X, Y, Z): where to look, what is inside there and how surely; None of no voxel."""
+    box = _box(np.asarray(masks.any(axis=0)))
+    if box is None:
+        return None
+    own = masks[(slice(None), *box)]
+    if how == "staple":
+        found = staple(own)
+        return box, found.mask, found.probability, found
+    return box, majority(own), own.mean(axis=0), None
+
+
+def _with_ignored(classes: ClassArray, raters: Sequence[ClassArray], ignore: int | None) -> ClassArray:
     if ignore is not None:
-        result[np.any([rater == ignore for rater in raters], axis=0)] = ignore
-    return result, found
+        classes[np.any([rater == ignore for rater in raters], axis=0)] = ignore
+    return classes
 
 
 def _box(mask: BoolArray) -> tuple[slice, ...] | None:

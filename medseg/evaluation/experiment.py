@@ -50,6 +50,18 @@ class CaseSet:
     raters: Policy = "first"
 
 
+def as_scored(cases: CaseSet, output: Path) -> CaseSet:
+    """The set with the consensus that cases of several references were scored against, where ``output`` has one."""
+    if cases.raters not in ("majority", "staple"):
+        return cases
+    made = {pair.case_id: output / "references" / f"{pair.case_id}.nii.gz" for pair in cases.pairs if pair.raters}
+    pairs = (
+        replace(pair, reference=made[pair.case_id]) if pair.case_id in made and made[pair.case_id].is_file() else pair
+        for pair in cases.pairs
+    )
+    return replace(cases, pairs=tuple(pairs))
+
+
 def manifest_pairs(
     manifest: Manifest,
     cases: Sequence[Case],

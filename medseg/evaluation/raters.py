@@ -19,7 +19,7 @@ import numpy as np
 from medseg.durable import sha256_file, sha256_json, write_json
 from medseg.errors import GeometryError, MedsegError
 from medseg.evaluation.case import CaseScores, ClassScores
-from medseg.evaluation.consensus import Staple, consensus_classes
+from medseg.evaluation.consensus import Staple, consensus_classes, consensus_regions
 from medseg.evaluation.intervals import mean_interval
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.pair import Situation
@@ -28,9 +28,8 @@ from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.reading import read_maps
 from medseg.evaluation.registry import Metric, known_metrics
 from medseg.evaluation.signflip import sign_flip
-from medseg.imaging import LabelMap, grid_difference, to_classes, write_label_map
+from medseg.imaging import LabelMap, grid_difference, regions_of, to_classes, write_label_map
 from medseg.imaging.labels import IGNORE, from_classes
-from medseg.imaging.regions import index_labels
 from medseg.runner.sidecar import Origin, is_done, write_sidecar
 
 Policy = Literal["first", "majority", "staple", "each"]
@@ -88,8 +87,11 @@ def _consensus(pair: CasePaths, protocol: Protocol, how: str, folder: Path) -> P
         for k, one in enumerate(maps, start=1)
     ]
     ignore = None if protocol.ignore is None else IGNORE
-    names = tuple(index_labels(protocol.labels))
-    classes, found = consensus_classes(raters, class_count=len(names), how=how, ignore=ignore)
+    names = tuple(protocol.labels)
+    if regions := regions_of(protocol.labels):
+        classes, found = consensus_regions(raters, regions=regions, how=how, ignore=ignore)
+    else:
+        classes, found = consensus_classes(raters, class_count=len(names), how=how, ignore=ignore)
     ignored = classes == IGNORE if ignore is not None else np.zeros(classes.shape, np.bool_)
     array = from_classes(np.where(ignored, 0, classes).astype(np.uint8), protocol.labels)
     if protocol.ignore is not None and ignored.any():

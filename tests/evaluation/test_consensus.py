@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medseg.evaluation.consensus import consensus_classes, majority, staple
+from medseg.evaluation.consensus import consensus_classes, consensus_regions, majority, staple
+from medseg.imaging import Regions
 
 
 def raters(truth, sensitivity, specificity, seed=0):
@@ -101,3 +102,18 @@ def test_classes(how):
     expected[0, 0, 0] = 255
     assert (found == expected).all()
     assert sorted(performance) == ([1, 2] if how == "staple" else [])
+
+
+@pytest.mark.parametrize("how", ["majority", "staple"])
+def test_raters_who_agree_on_the_whole_and_not_on_its_parts(how):
+    regions = Regions({"background": (0,), "whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)})
+    raters = [np.zeros((6, 4, 1), np.uint8) for _ in range(3)]
+    for value, rater in enumerate(raters, start=1):
+        rater[1:5, 1:3] = value  # stored indices: the whole alone, with the core, with all
+        rater[0, 0] = 255
+    found, performance = consensus_regions(raters, regions=regions, how=how, ignore=255)
+    assert (found[0, 0, 0], found[5, 3, 0]) == (255, 0)
+    assert np.isin(found[1:5, 1:3], regions.indices_of("whole")).all()
+    if how == "majority":
+        assert (found[1:5, 1:3] == 2).all()  # two of three have the core, one has an enhancing part
+    assert sorted(performance) == ([1, 2, 3] if how == "staple" else [])

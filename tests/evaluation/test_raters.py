@@ -8,6 +8,7 @@ import pytest
 from medseg.config.sections import EvaluateSection
 from medseg.evaluation import manifest_set, run_evaluate
 from medseg.evaluation.case import ClassScores
+from medseg.evaluation.experiment import as_scored
 from medseg.evaluation.policy import POLICIES
 from medseg.evaluation.raters import mean_rows
 from medseg.evaluation.registry import metric_names
@@ -156,6 +157,14 @@ def test_a_mean_over_raters_has_all_that_was_asked_for(manifest, tmp_path):
 def test_raters_of_no_class_at_all_make_no_band(manifest, tmp_path):
     cases = tuple(replace(case, labelled=()) if case.id == "a" else case for case in manifest.training)
     assert evaluate(replace(manifest, training=cases), tmp_path, "first").scores.raters == {}
+
+
+def test_pictures_are_of_the_reference_that_was_scored_against(manifest, tmp_path):
+    place = {"predictions": tmp_path / "predictions", "data_root": tmp_path / "data"}
+    evaluate(manifest, tmp_path, "majority")
+    for raters, names in (("majority", ["a.nii.gz", "b1.nii.gz"]), ("first", ["a1.nii.gz", "b1.nii.gz"])):
+        cases = manifest_set("fold_0", manifest, "ab", EvaluateSection(raters=raters), **place)
+        assert [pair.reference.name for pair in as_scored(cases, tmp_path / "s").pairs] == names
 
 
 def row(situation, **values):
