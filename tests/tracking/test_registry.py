@@ -12,6 +12,7 @@ from medseg.tracking import fetching
 from medseg.tracking.address import store_address
 from medseg.tracking.fetching import fetch, model_folder
 from medseg.tracking.registry import ModelName, RegisteredVersion, Registry
+from medseg.tracking.run import scores_tag
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,16 @@ def test_a_tracker_that_answers_about_another_model_is_not_believed(name, versio
     if name != "liver":
         with pytest.raises(InputError, match=words):
             registry.find_model("liver", "0" * 64)
+
+
+def test_names_of_sets_that_a_tracker_tells_drive_no_terminal():
+    sha256 = "ab" * 32
+    run = SimpleNamespace(
+        data=SimpleNamespace(tags={scores_tag(sha256): "fold_0\x1b]0;x\x07"}), info=SimpleNamespace(run_id="7")
+    )
+    registry = object.__new__(Registry)
+    registry._client = SimpleNamespace(search_experiments=lambda **_: [], search_runs=lambda *_, **__: [run])
+    assert registry.scores(RegisteredVersion("liver", 1, sha256, "")) == {r"fold_0\x1b]0;x\x07": "7"}
 
 
 def test_two_trackers_versions_of_one_name_are_two_models(tmp_path, monkeypatch):
