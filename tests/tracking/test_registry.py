@@ -137,6 +137,24 @@ def test_names_of_sets_that_a_tracker_tells_drive_no_terminal():
     assert registry.scores(RegisteredVersion("liver", 1, sha256, "")) == {r"fold_0\x1b]0;x\x07": "7"}
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_folder_that_is_no_model_is_not_copied(tmp_path, monkeypatch, form):
+    def copied(**_):
+        raise AssertionError("copied")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", copied)
+    registry = object.__new__(Registry)
+    registry._uri = "http://tracker:5000"
+    folder = tmp_path / "a b#c"
+    folder.mkdir()
+    source = form.format(str(folder) if form == "{}" else str(folder).replace(" ", "%20").replace("#", "%23"))
+    with pytest.raises(InputError, match=r"models:/liver/1: holds no model\.json"):
+        registry.download(RegisteredVersion("liver", 1, None, source), tmp_path)
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(AssertionError, match="copied"):
+        registry.download(RegisteredVersion("liver", 1, None, source), tmp_path)
+
+
 def test_two_trackers_versions_of_one_name_are_two_models(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place = fetching.cache(tmp_path, store_address(tmp_path), "liver")
