@@ -1,12 +1,15 @@
 """Names of registered models, and their local copies. `test_promote.py` has MLflow's own registry."""
 
 import json
+import os
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from medseg.durable import sha256_bytes, sha256_file
+from medseg.durable.writing import temporary_name
 from medseg.errors import EnvironmentFault, InputError, UsageError
 from medseg.tracking import fetching
 from medseg.tracking.address import store_address
@@ -100,6 +103,17 @@ def test_a_copy_that_came_damaged_or_with_names_that_lead_out_is_refused(tmp_pat
     with pytest.raises(InputError, match="models:/liver/1: a file of it is missing or damaged"):
         fetch(FakeRegistry(content, weights=b"w"), _version(tmp_path, content), tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_what_a_killed_fetch_left_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = temporary_name(tmp_path / "1")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    (left / "new" / "model").mkdir(parents=True)
+    folder = fetch(FakeRegistry(), _version(tmp_path), tmp_path)
+    assert not left.exists()
+    assert folder.is_dir()
 
 
 def test_a_copy_with_a_link_is_refused(tmp_path):
