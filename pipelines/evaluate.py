@@ -154,7 +154,10 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
             run.log_metrics(flat_metrics(report.scores), step=0)
             log_case_table(run, report.scores)
             run.log_file(output / "metrics.json")
-            pictures = log_overlays(run, cases, report.scores) if context.experiment.tracking.images else []
+            pictures: list[str] = []
+            if context.experiment.tracking.images:
+                with run.best_effort("the pictures"):
+                    pictures = log_overlays(run, cases, report.scores)
             note = evaluate_note(context, report.scores, pictures=pictures)
             log_scores(run, context, report.scores, output, note, report=made is not None)
             if model := predicted_by(cases):

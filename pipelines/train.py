@@ -177,7 +177,8 @@ def _record(context: Context, inputs: TrainingInputs, folder: Path, run: Tracked
     hashes["model"] = sha256_file(folder / "model" / "model.json")
     seconds = time.monotonic() - context.started
     write_stage_record(folder, stage="train", config=context.experiment.plain(), inputs=hashes, seconds=seconds)
-    run.log_figure_png(learning_curves_png(history_curves(folder / "state")), "learning curves")
+    with run.best_effort("the learning curves"):
+        run.log_figure_png(learning_curves_png(history_curves(folder / "state")), "learning curves")
     run.log_note(train_note(context, inputs, folder, last))
     name = context.experiment.tracking.registered_model
     run.log_model(

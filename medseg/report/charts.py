@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ MOST_POINTS = 300
 _POINTS_OF_ALL = 6000
 _LEAST_POINTS = 12
 _NAME_CHARACTERS = 26
+_MOST_IN_LEGEND = 12
+_LOSS = re.compile(r"\bloss$", re.IGNORECASE)  # a class may be called hypoglossus
 _SIGNS = {1: "+", -1: "\N{MINUS SIGN}"}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 AGREEMENT = 1.96
@@ -169,7 +172,7 @@ def _scatter(axes: Any, points: Sequence[tuple[float, float]], index: int, name:
 
 
 def _legend(axes: Any, count: int, **kwargs: Any) -> None:
-    if 1 < count <= 12:
+    if 1 < count <= _MOST_IN_LEGEND:
         axes.legend(framealpha=0.85, handletextpad=0.3, borderpad=0.4, **kwargs)
 
 
@@ -291,7 +294,7 @@ def reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> Htm
 
 def learning_curves(history: Mapping[str, Sequence[tuple[int, float]]], index: int, *, loss: bool) -> Html | None:
     """One panel of a training's curves: the losses, or the scores."""
-    curves = {name: own for name, own in history.items() if ("loss" in name.lower()) == loss and own}
+    curves = {name: own for name, own in history.items() if bool(_LOSS.search(name)) == loss and own}
     if not curves:
         return None
     with drawing(WIDTH, _HEIGHT) as figure:
@@ -307,7 +310,7 @@ def learning_curves(history: Mapping[str, Sequence[tuple[int, float]]], index: i
         axes.set_ylabel("loss" if loss else "score")
         if not loss and all(0 <= value <= 1 for own in curves.values() for _, value in own):
             axes.set_ylim(-0.02, 1.02)
-        if len(curves) > 1 or not loss:
+        if (len(curves) > 1 or not loss) and len(curves) <= _MOST_IN_LEGEND:
             axes.legend(framealpha=0.85, handletextpad=0.5, borderpad=0.4, loc="upper right" if loss else "lower right")
         axes.set_title("Training loss" if loss else "Validation scores")
         return inline_svg(figure, f"learning-{index}-{'loss' if loss else 'score'}", "Learning curves over steps")

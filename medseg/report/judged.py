@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,12 @@ def judge(table: ScoreTable, lines: Mapping[str, Mapping[str, Any]]) -> Judged:
         quality = (lines.get(row.case) or {}).get("quality") or {}
         for key, pairs in found.items():
             value = (quality.get(key) or {}).get(row.class_name)
-            if isinstance(value, int | float) and row.dice is not None and row.class_name in pairs:
+            if (
+                isinstance(value, int | float)
+                and math.isfinite(value)
+                and row.dice is not None
+                and row.class_name in pairs
+            ):
                 pairs[row.class_name].append((float(value), row.dice))
     scored = {row.case for row in table.rows}
     return Judged(

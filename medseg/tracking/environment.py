@@ -5,6 +5,7 @@ The sender writes it (it is the same interpreter), so that no stage pays the ten
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -22,9 +23,11 @@ ARTIFACT = "environment.txt"
 
 def environment_text() -> str:
     """``name==version`` of every package, sorted, below a few lines on Python and the code; no path, host or user."""
-    packages = {
-        f"{found.metadata['Name']}=={found.version}" for found in importlib.metadata.distributions() if found.version
-    }
+    packages = set()
+    for found in importlib.metadata.distributions():
+        with contextlib.suppress(Exception):  # what an interrupted removal left has no metadata
+            if found.metadata["Name"] and found.version:
+                packages.add(f"{found.metadata['Name']}=={found.version}")
     head = (
         f"# python {platform.python_version()} on {platform.system()} {platform.machine()}",
         f"# medseg commit {code_commit() or 'unknown'}",

@@ -14,11 +14,11 @@ import logging
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.durable import read_json, sha256_file
+from medseg.durable import read_json, remove_stale_temporaries, sha256_file
+from medseg.durable.writing import temporary_name
 from medseg.errors import EnvironmentFault, InputError, MedsegError
 from medseg.tracking.address import StoreAddress, mlflow_is_installed, tracker_at
 from medseg.tracking.process import sender_environment, set_environment
@@ -95,7 +95,9 @@ def fetch(registry: Registry, version: RegisteredVersion, place: Path) -> Path:
         return kept
     try:
         place.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place))
+        remove_stale_temporaries(place)  # of fetches that were killed
+        scratch = temporary_name(place / f"{version.version}")
+        scratch.mkdir()
     except OSError as error:
         raise EnvironmentFault(f"{version}: can't be kept ({error.strerror}); check the disk and --work") from error
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,21 +18,32 @@ _COLOURS = np.array(
 )
 _IGNORED = 255
 _FILL = 0.35
+_MOST_IN_LEGEND = 12
 _SMALLEST_SIDE = 256
 _LINE = 16
 _FONT = 12
 
 
 def learning_curves_png(history: Mapping[str, Sequence[tuple[int, float]]], *, width: float = 9.0) -> bytes:
-    """Metrics over steps as one PNG: names with ``loss`` in the left panel, all others (Dice, 0 to 1) in the right one.
+    """Metrics over steps as one PNG: losses in the left panel, all others (Dice, 0 to 1) in the right one.
 
     Args:
-        history: name -> (step, value) pairs in any order; values that are not finite leave a gap. Empty gives empty panels.
+        history: name -> (step, value) pairs in any order; what is not finite leaves a gap, None is left out.
+            Empty gives empty panels.
         width: of the picture in inches, at 100 dots each.
 
     Returns:
         the PNG file's bytes; the same history gives the same bytes.
     """
+    import matplotlib as mpl
+
+    # A class may be called "$x" or in a script that the typeface lacks.
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        return _drawn(history, width)
+
+
+def _drawn(history: Mapping[str, Sequence[tuple[int, float]]], width: float) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: it keeps figures and looks for a screen
     from matplotlib.figure import Figure
 
@@ -38,24 +51,31 @@ def learning_curves_png(history: Mapping[str, Sequence[tuple[int, float]]], *, w
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for name in sorted(history):
-        points = sorted(history[name])
-        axes = left if "loss" in name.lower() else right
+        points = sorted((step, value) for step, value in history[name] if value is not None)
+        if not points:
+            continue
+        axes = left if is_loss(name) else right
         steps, values = [step for step, _ in points], [value for _, value in points]
         axes.plot(steps, values, label=name, linewidth=1.5, marker="o" if len(points) < 3 else None, markersize=4)
     _label(left, "loss")
     _label(right, "score")
-    if all(0 <= v <= 1 for n, p in history.items() if "loss" not in n.lower() for _, v in p if np.isfinite(v)):
+    if all(0 <= v <= 1 for n, p in history.items() if not is_loss(n) for _, v in p if v is not None and np.isfinite(v)):
         right.set_ylim(0, 1)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 
+def is_loss(name: str) -> bool:
+    """Whether a curve is one of losses: its last word is, while a class may be called hypoglossus."""
+    return re.search(r"\bloss$", name, re.IGNORECASE) is not None
+
+
 def _label(axes: Any, ylabel: str) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
     axes.grid(visible=True, alpha=0.3)
-    if axes.lines:
+    if 0 < len(axes.lines) <= _MOST_IN_LEGEND:  # a legend of a hundred classes would hide the curves
         axes.legend(fontsize="small")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from medseg.durable import sha256_file
 from medseg.errors import EnvironmentFault, InputError, UsageError
@@ -160,6 +162,9 @@ class Registry:
         """
         import mlflow
 
+        place = local_place(version.source)
+        if place is not None and not (place / "model.json").is_file():  # a tracker may name any folder of this machine
+            raise InputError(f"{version}: holds no model.json, expected a model that medseg registered")
         came = mlflow.artifacts.download_artifacts(
             artifact_uri=version.source, dst_path=str(folder), tracking_uri=self._uri
         )
@@ -180,7 +185,8 @@ class Registry:
         runs = self._client.search_runs(
             experiments, filter_string=f"tags.`{tag}` LIKE '%'", order_by=["attributes.start_time ASC"]
         )
-        return {run.data.tags[tag]: run.info.run_id for run in runs}
+        # The names are printed: a tracker's answer must not drive a terminal.
+        return {privacy.scrub(run.data.tags[tag]): run.info.run_id for run in runs}
 
     @_told
     def fetch_scores(self, version: RegisteredVersion, run_id: str, folder: Path) -> Path:
@@ -198,6 +204,14 @@ class Registry:
         """Sets tags of a version."""
         for name, value in tags.items():
             self._client.set_model_version_tag(version.name, str(version.version), name, privacy.scrub(value))
+
+
+def local_place(source: str) -> Path | None:
+    """The folder of this machine that a version's source names; None where it lies elsewhere."""
+    parts = urlsplit(source)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    return None if parts.scheme else Path(source)
 
 
 def _version(found: Any, name: str) -> RegisteredVersion:

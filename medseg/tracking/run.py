@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, cast
@@ -81,6 +82,14 @@ class TrackedRun:
         self._faults += 1
         level = logging.WARNING if self._faults == 1 else logging.DEBUG
         _log.log(level, "tracking: %s was not recorded (%s: %s); the run goes on", what, type(error).__name__, error)
+
+    @contextlib.contextmanager
+    def best_effort(self, what: str) -> Iterator[None]:
+        """For what is only made to be recorded (pictures, descriptions): a fault in making it stops no stage either."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self.lost(what, error)
 
     def _append(self, kind: str, **fields: Any) -> None:
         if self._writer is not None and not self._ended:

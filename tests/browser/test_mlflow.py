@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from medseg.durable import read_json
-from medseg.tracking.address import store_address
+from medseg.tracking.address import read_sent, store_address
+from medseg.tracking.tracker import SWITCH
 from tests.experiment import write_experiment
 from tests.reliability.tracking_server import Server, one_thread_environment
 
@@ -21,15 +22,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SETTINGS = (
-    "--set",
-    "tracking.images=true",
-    "--set",
-    "tracking.registered_model=small",
-    "--set",
-    "tracking.wait_seconds=120",
-)
-REPORT = "<!doctype html><meta charset='utf-8'><title>Report</title><h1>Report of small</h1><p>stand-in</p>"
+VERBS = ("prepare", "train", "infer", "evaluate")
+SETTINGS = ("tracking.images=true", "tracking.registered_model=small", "evaluate.report=true")
+# All in one process, and MLflow is loaded once, at the end: four of each would cost more than the browser.
+STAGES = """
+import json, sys
+from medseg.cli.main import main
+for command in json.loads(sys.argv[1]):
+    code = main(command)
+    if code:
+        sys.exit(f"medseg {command[0]}: {code}")
+"""
 
 
 def _missing():
@@ -42,19 +45,23 @@ def _missing():
     return None
 
 
+def _run_id(work, stage):
+    return read_sent(work / "tracking" / read_json(stage / "tracking.json")["key"], store_address(work, {})).run_id
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     if reason := _missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("review")
-    made = write_experiment(folder, steps=24)
-    environment = one_thread_environment()
-    for verb in ("prepare", "train", "infer", "evaluate"):
-        if verb == "evaluate":  # the report is made by evaluate itself where it can; MLflow has to show either
-            (made.work / "scores" / "testing").mkdir(parents=True)
-            (made.work / "scores" / "testing" / "report.html").write_text(REPORT)
-        command = [sys.executable, "-m", "medseg.cli.main", verb, *made.flags(), *SETTINGS]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    made = write_experiment(folder)
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    commands = [[verb, *made.flags(), *settings] for verb in VERBS]
+    for some, switch in ((commands, {SWITCH: "off"}), ([["sync", "--work", str(made.work)]], {})):
+        command = [sys.executable, "-c", STAGES, json.dumps(some)]
+        done = subprocess.run(
+            command, env=one_thread_environment() | switch, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
     server = Server(store_address(made.work, {}).uri, folder, None)
     server.start()
@@ -65,8 +72,8 @@ def seen(tmp_path_factory):
             "name": "small",
             "set": "testing",
             "model": "small",
-            "run": read_json(made.work / "scores" / "testing" / "tracking.json")["runs"]["local"],
-            "training": read_json(made.work / "runs" / "fold_0" / "tracking.json")["runs"]["local"],
+            "run": _run_id(made.work, made.work / "scores" / "testing"),
+            "training": _run_id(made.work, made.work / "runs" / "fold_0"),
             "chromium": CHROMIUM,
             "output": os.environ.get("MEDSEG_SCREENSHOTS") or str(HERE / "artifacts" / "mlflow"),
         }
@@ -106,7 +113,7 @@ def test_the_pictures_go_from_the_worst_case_to_the_best(seen):
 def test_the_table_of_cases_and_the_report_are_shown(seen):
     assert seen["cases"].split()[:4] == ["case", "class", "dice", "nsd"]
     assert "test_00" in seen["cases"]
-    assert "small" in seen["report"]
+    assert "Scores of testing" in seen["report"]
 
 
 def test_the_version_has_its_alias_and_its_scores(seen):

@@ -33,6 +33,14 @@ def test_volumes_that_agree_are_not_magnified():
     assert {"0", "\N{PLUS-MINUS SIGN} 0"} <= set(words(drawn))
 
 
+def test_a_hundred_learning_curves_have_no_legend_and_a_hypoglossus_is_no_loss():
+    few = {f"Dice {name}": [(1, 0.5), (2, 0.6)] for name in ("hypoglossus", "tongue")}
+    assert charts.learning_curves(few, 0, loss=True) is None
+    assert "Dice hypoglossus" in charts.learning_curves(few, 0, loss=False)
+    many = {f"Dice {k}": [(1, 0.5), (2, 0.6)] for k in range(100)}
+    assert "Dice 50" not in charts.learning_curves(many, 0, loss=False)
+
+
 def test_nothing_to_draw():
     assert charts.bland_altman(volumes((1, 1)), "organ", 0) is None
     assert charts.bland_altman(volumes((0, 0), (0, 0)), "organ", 0) is None

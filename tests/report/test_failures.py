@@ -40,6 +40,17 @@ def test_shifted_says_how_far_and_where_to(masks_of):
     assert reason == "lies 9 mm right of and 2 mm below the reference; Dice 0.36, moved back 1.00"
 
 
+@pytest.mark.parametrize(
+    ("axis", "step", "words"),
+    [
+        (0, 6, "right of"), (0, -6, "left of"), (1, 6, "in front of"), (1, -6, "behind"), (2, 4, "above"), (2, -4, "below"),
+    ],
+)  # fmt: skip
+def test_every_direction_makes_a_sentence(masks_of, axis, step, words):
+    reason = found(masks_of(np.roll(CUBE, step, axis=axis), CUBE, spacing=(0.5, 0.5, 0.5)))["shifted"]
+    assert reason.startswith(f"lies {abs(step) / 2:g} mm {words} the reference; Dice ")
+
+
 def test_a_small_structure_beside_its_place_is_shifted_and_no_more(masks_of):
     truth = box((10, 14), (10, 14), (5, 9))
     assert set(found(masks_of(np.roll(truth, 6, axis=0), truth))) == {"shifted"}

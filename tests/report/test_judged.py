@@ -25,9 +25,10 @@ def test_what_was_said_stands_beside_the_truth():
         | {"flags": ["tiny"], "warnings": ["tiny", "odd"]},
         "b": quality(uncertainty=0.2, expected_dice=None, dice_bound=0.8),
         "c": {"quality": None},
+        "d": quality(uncertainty=float("nan")),
         "unscored": {"flags": ["x"]},
     }
-    judged = judge(table({"a": 0.95, "b": 0.5, "c": 0.7}), lines)
+    judged = judge(table({"a": 0.95, "b": 0.5, "c": 0.7, "d": 0.6}), lines)
     assert judged.uncertainty == {"organ": [(0.1, 0.95), (0.2, 0.5)], "other": []}
     assert judged.expected["organ"] == [(0.9, 0.95)]
     assert judged.covered == (1, 2)

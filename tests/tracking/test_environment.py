@@ -15,6 +15,15 @@ def test_packages_are_listed_by_version_without_a_path():
     assert "@" not in text
 
 
+def test_what_an_interrupted_removal_left_is_passed_over(monkeypatch, tmp_path):
+    (tmp_path / "gone-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = environment_text()
+    assert "None" not in text
+    assert "gone" not in text
+    assert f"numpy=={importlib.metadata.version('numpy')}\n" in text
+
+
 def test_it_is_added_once_while_the_environment_is_the_same(tmp_path):
     with open_tracker(TrackingSection(), work=tmp_path, experiment="demo") as tracker, tracker.run("train", "x") as run:
         run.begin()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.tracking.figures import captioned, learning_curves_png, overlay_png
+from medseg.tracking.figures import captioned, is_loss, learning_curves_png, overlay_png
 
 ORANGE = (230, 159, 0)
 
@@ -20,6 +20,22 @@ def test_curves_are_a_png_and_the_same_twice():
     assert _picture(data).shape == (360, 900, 3)
     assert data == learning_curves_png(history)
     assert data != learning_curves_png({})
+
+
+def test_no_name_of_a_class_can_stop_a_training():
+    """Neither mathematics, nor a letter that the typeface lacks, nor a Dice that is undefined, nor a hundred classes."""
+    history = {f"validation Dice {name}": [(1, 0.5), (2, None)] for name in ("$\\frac$", "\u4e2d\u6587", "_a", "$x")}
+    history["validation Dice gone"] = [(1, None)]
+    assert _picture(learning_curves_png(history)).shape == (360, 900, 3)
+    many = {f"validation Dice {k}": [(1, 0.5)] for k in range(100)}
+    assert _picture(learning_curves_png(many)).shape == (360, 900, 3)
+
+
+def test_a_class_may_be_called_hypoglossus():
+    assert is_loss("training loss")
+    assert is_loss("train/loss")
+    assert not is_loss("validation Dice hypoglossus")
+    assert not is_loss("validation/dice/glossus")
 
 
 def test_curves_need_no_screen_and_no_pyplot():

@@ -1,17 +1,21 @@
 """Names of registered models, and their local copies. `test_promote.py` has MLflow's own registry."""
 
 import json
+import os
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from medseg.durable import sha256_bytes, sha256_file
+from medseg.durable.writing import temporary_name
 from medseg.errors import EnvironmentFault, InputError, UsageError
 from medseg.tracking import fetching
 from medseg.tracking.address import store_address
 from medseg.tracking.fetching import fetch, model_folder
 from medseg.tracking.registry import ModelName, RegisteredVersion, Registry
+from medseg.tracking.run import scores_tag
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,17 @@ def test_a_copy_that_came_damaged_or_with_names_that_lead_out_is_refused(tmp_pat
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_what_a_killed_fetch_left_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = temporary_name(tmp_path / "1")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    (left / "new" / "model").mkdir(parents=True)
+    folder = fetch(FakeRegistry(), _version(tmp_path), tmp_path)
+    assert not left.exists()
+    assert folder.is_dir()
+
+
 def test_a_copy_with_a_link_is_refused(tmp_path):
     class Linked(FakeRegistry):
         def download(self, version, folder):
@@ -124,6 +139,34 @@ def test_a_tracker_that_answers_about_another_model_is_not_believed(name, versio
     if name != "liver":
         with pytest.raises(InputError, match=words):
             registry.find_model("liver", "0" * 64)
+
+
+def test_names_of_sets_that_a_tracker_tells_drive_no_terminal():
+    sha256 = "ab" * 32
+    run = SimpleNamespace(
+        data=SimpleNamespace(tags={scores_tag(sha256): "fold_0\x1b]0;x\x07"}), info=SimpleNamespace(run_id="7")
+    )
+    registry = object.__new__(Registry)
+    registry._client = SimpleNamespace(search_experiments=lambda **_: [], search_runs=lambda *_, **__: [run])
+    assert registry.scores(RegisteredVersion("liver", 1, sha256, "")) == {r"fold_0\x1b]0;x\x07": "7"}
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_folder_that_is_no_model_is_not_copied(tmp_path, monkeypatch, form):
+    def copied(**_):
+        raise AssertionError("copied")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", copied)
+    registry = object.__new__(Registry)
+    registry._uri = "http://tracker:5000"
+    folder = tmp_path / "a b#c"
+    folder.mkdir()
+    source = form.format(str(folder) if form == "{}" else str(folder).replace(" ", "%20").replace("#", "%23"))
+    with pytest.raises(InputError, match=r"models:/liver/1: holds no model\.json"):
+        registry.download(RegisteredVersion("liver", 1, None, source), tmp_path)
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(AssertionError, match="copied"):
+        registry.download(RegisteredVersion("liver", 1, None, source), tmp_path)
 
 
 def test_two_trackers_versions_of_one_name_are_two_models(tmp_path, monkeypatch):

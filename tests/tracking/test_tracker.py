@@ -178,6 +178,17 @@ def test_faults_are_said_once_and_stop_nothing(tmp_path, caplog):
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
+def test_what_is_only_made_to_be_recorded_stops_nothing(tmp_path, caplog):
+    with _open(tmp_path) as tracker, tracker.run("train", "x") as run:
+        with run.best_effort("the pictures"):
+            raise ValueError("no picture")
+        with pytest.raises(Stopped, match="now"), run.best_effort("the pictures"):
+            raise Stopped("now")  # a signal is none of its business
+        run.log_metrics({"a": 1.0}, step=0)
+    assert "the pictures was not recorded (ValueError: no picture); the run goes on" in caplog.text
+    assert _records(tmp_path, "end")[0].fields["status"] == "FINISHED"
+
+
 def test_a_work_folder_that_cant_be_written_stops_nothing(tmp_path, caplog):
     (tmp_path / "tracking").write_text("a file where the folder should be")
     with _open(tmp_path) as tracker, tracker.run("train", "x") as run:
