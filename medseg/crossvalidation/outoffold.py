@@ -14,7 +14,7 @@ from medseg.crossvalidation.candidates import Candidate
 from medseg.crossvalidation.decisions import Evidence
 from medseg.crossvalidation.tables import TableTask, read_tables
 from medseg.durable import sha256_file, sha256_json
-from medseg.evaluation.experiment import CaseSet, manifest_set
+from medseg.evaluation.experiment import CaseSet, manifest_set, rater_notes
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.postprocessing import Step, apply_steps
 from medseg.imaging import LabelMap, read_label_map, spacing_xyz_mm, to_classes, write_label_map
@@ -102,7 +102,8 @@ def out_of_fold_set(candidate: Candidate, place: DataPlace, output: Path) -> Cas
     ]
     found = [one for one in sets if one is not None]
     pairs = tuple(sorted((pair for one in found for pair in one.pairs), key=lambda pair: pair.case_id))
-    return replace(found[0], pairs=pairs, notes=tuple(dict.fromkeys(note for one in found for note in one.notes)))
+    every = [case for cases in place.folds.values() for case in cases]
+    return replace(found[0], pairs=pairs, notes=rater_notes(every, pairs, place.evaluate.raters))
 
 
 def evidence_of(cases: CaseSet, place: DataPlace, folder: Path, *, seed: int, processes: int | None) -> Evidence:

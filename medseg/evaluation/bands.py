@@ -38,6 +38,8 @@ def _rim(mask: BoolArray, spacing_mm: Sequence[float], distance_mm: float) -> Bo
     from scipy import ndimage
 
     rim = np.zeros_like(mask)
+    if not mask.any():
+        return rim  # nor can scipy look for pieces in an array without a voxel, as the box of two empty masks is
     numbers = np.empty(mask.shape, np.int32)
     ndimage.label(mask, structure=np.ones((3,) * mask.ndim), output=numbers)
     for number, box in enumerate(ndimage.find_objects(numbers), start=1):

@@ -171,7 +171,7 @@ def manifest_set(
         name=name,
         pairs=pairs,
         protocol=protocol,
-        notes=_rater_notes(cases, pairs, section.raters),
+        notes=rater_notes(cases, pairs, section.raters),
         inputs={"manifest": manifest.sha256},
         patients={case.id: case.patient for case in every},
         groups=manifest_groups(every, section.subgroups),
@@ -179,7 +179,8 @@ def manifest_set(
     )
 
 
-def _rater_notes(cases: Sequence[Case], pairs: Sequence[CasePaths], raters: Policy) -> tuple[str, ...]:
+def rater_notes(cases: Sequence[Case], pairs: Sequence[CasePaths], raters: Policy) -> tuple[str, ...]:
+    """What a reader should know about the cases of several references: how many, scored against what, and what is lost."""
     several = {case.id: len(case.labels) for case in cases if len(case.labels) > 1}
     if not several:
         return ()

@@ -9,7 +9,7 @@ from medseg.errors import GeometryError, LabelError, ScanError
 from medseg.evaluation import case as case_module
 from medseg.evaluation.case import CaseTask, FileState, file_stamp, score_case, score_label_maps
 from medseg.evaluation.protocol import make_protocol
-from medseg.evaluation.registry import GROUPS
+from medseg.evaluation.registry import GROUPS, choose_metrics
 from medseg.imaging import LabelMap
 
 LABELS = {"background": (0,), "liver": (1,), "tumour": (2, 3)}
@@ -229,3 +229,28 @@ def test_every_metric_whatever_the_memory_order_and_the_flat_axes(arrays):
     flat = score_label_maps(label_map(prediction[:, :1]), label_map(reference[:, :1]), protocol=protocol, name="c")
     undefined = {name for name, value in flat[0].values.items() if value is None}
     assert undefined - {"lesion_sq"} == CALIBRATION
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 1), (5, 1, 1), (1, 1, 1)])
+def test_every_metric_of_a_class_that_neither_mask_has(shape):
+    """Its box has no voxel, which no metric may stumble over."""
+    classes = np.zeros(shape, np.uint8)
+    classes[:2] = 1
+    names = choose_metrics(("all", "hd99_mm", "nsd_surfel_2mm", "boundary_iou_3mm"))
+    for probabilities in (None, np.full((2, *shape), 0.25, np.float32)):
+        found = case_module.score_case_arrays(
+            classes,
+            classes,
+            spacing_xyz_mm=(0.5, 1.0, 3.0),
+            class_names=("background", "liver", "tumour"),
+            tolerance_mm={"liver": 1.0, "tumour": 1.0},
+            metrics=names,
+            probabilities=probabilities,
+        )
+        liver, tumour = found.rows
+        assert (liver.values["boundary_iou"], tumour.situation) == (1.0, "both_empty")
+        known = {name for name, value in tumour.values.items() if value is not None}
+        always = {
+            name for name in names if name.startswith(("volume_p", "volume_ref", "volume_difference_ml", "lesions_"))
+        }
+        assert known == always | {"specificity"} | ({"ece", "brier"} if probabilities is not None else set())
