@@ -24,7 +24,7 @@ _LINE = 16
 _FONT = 12
 
 
-def learning_curves_png(history: Mapping[str, Sequence[tuple[int, float]]], *, width: float = 9.0) -> bytes:
+def learning_curves_png(history: Mapping[str, Sequence[tuple[int, float | None]]], *, width: float = 9.0) -> bytes:
     """Metrics over steps as one PNG: losses in the left panel, all others (Dice, 0 to 1) in the right one.
 
     Args:
@@ -43,7 +43,7 @@ def learning_curves_png(history: Mapping[str, Sequence[tuple[int, float]]], *, w
         return _drawn(history, width)
 
 
-def _drawn(history: Mapping[str, Sequence[tuple[int, float]]], width: float) -> bytes:
+def _drawn(history: Mapping[str, Sequence[tuple[int, float | None]]], width: float) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: it keeps figures and looks for a screen
     from matplotlib.figure import Figure
 
