@@ -25,9 +25,11 @@ from medseg.runner.cluster_flags import add_cluster_flags, open_cluster
 
 if TYPE_CHECKING:
     from medseg.evaluation.experiment import CaseSet
+    from medseg.evaluation.report import Scores
     from medseg.report.content import ReportInputs
     from medseg.report.stage import ReportFiles
     from medseg.runner.cluster import Cluster
+    from medseg.tracking.run import TrackedRun
 
 _LOG = logging.getLogger(__name__)
 
@@ -120,15 +122,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
 def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | None) -> int:
     from rich.console import Console
 
-    from medseg.cli.review import (
-        evaluate_note,
-        log_case_table,
-        log_evidence,
-        log_overlays,
-        log_scores,
-        predicted_by,
-    )
-    from medseg.evaluation import flat_metrics, run_evaluate, score_lines, terminal_table
+    from medseg.evaluation import run_evaluate, score_lines, terminal_table
     from medseg.evaluation.experiment import as_scored
     from medseg.tracking.record import write_stage_record
     from medseg.tracking.tracker import open_tracker
@@ -151,17 +145,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
         cases = as_scored(cases, output)
         made = _made(report_inputs(context, output, cases)) if wanted else None
         if run is not None and (report.scored or not run.finished_before):
-            run.log_metrics(flat_metrics(report.scores), step=0)
-            log_case_table(run, report.scores)
-            run.log_file(output / "metrics.json")
-            pictures: list[str] = []
-            if context.experiment.tracking.images:
-                with run.best_effort("the pictures"):
-                    pictures = log_overlays(run, cases, report.scores)
-            note = evaluate_note(context, report.scores, pictures=pictures)
-            log_scores(run, context, report.scores, output, note, report=made is not None)
-            if model := predicted_by(cases):
-                log_evidence(run, model, report.scores, output)
+            _record(run, context, cases, report.scores, output, reported=made is not None)
         plain = config.plain() if config is not None else {"evaluate": cases.protocol.plain()}
         inputs = {**cases.inputs, **report.scores.identity()}
         seconds = time.monotonic() - started
@@ -174,6 +158,31 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
     for fault in report.faults:
         _LOG.error("%s", fault)
     return report.exit_code
+
+
+def _record(run: TrackedRun, context: Context, cases: CaseSet, scores: Scores, output: Path, *, reported: bool) -> None:
+    """What the tracker gets of a scored set."""
+    from medseg.cli.review import (
+        evaluate_note,
+        log_case_table,
+        log_evidence,
+        log_overlays,
+        log_scores,
+        predicted_by,
+    )
+    from medseg.evaluation import flat_metrics
+
+    run.log_metrics(flat_metrics(scores), step=0)
+    log_case_table(run, scores)
+    run.log_file(output / "metrics.json")
+    pictures: list[str] = []
+    if context.experiment.tracking.images:
+        with run.best_effort("the pictures"):
+            pictures = log_overlays(run, cases, scores)
+    note = evaluate_note(context, scores, pictures=pictures)
+    log_scores(run, context, scores, output, note, report=reported)
+    if model := predicted_by(cases):
+        log_evidence(run, model, scores, output)
 
 
 def _made(inputs: ReportInputs) -> ReportFiles | None:
