@@ -9,7 +9,11 @@ oneDNN's direct convolutions run at the speed of a large matrix product, so what
   concatenated;
 - a bias before an instance norm, which takes it out again, is left away;
 - an instance norm of one window is a batch norm, which has a kernel for channels last with a mean and then a variance around it
-  (group norm's takes the difference of two sums there, which loses digits).
+  (group norm's takes the difference of two sums there, which loses digits); few channels go by `thin_instance_norm`;
+- a residual block's average pooling and the 1x1 convolution behind it are one convolution with the stride, and its sum is
+  taken in place;
+- the first convolution of a single channel takes pairs of voxels for channels;
+- convolutions are asked of oneDNN itself: with one thread PyTorch takes a kernel of its own for many, four times as slow.
 
 Float32 answers differ from the plain network's by a few times its own rounding error.
 """
@@ -17,23 +21,27 @@ Float32 answers differ from the plain network's by a few times its own rounding 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.unet import SkipDecoder
+from medseg.networks.quick_norms import is_thin, thin_instance_norm
+from medseg.networks.unet import ResidualBlock, SkipDecoder
 from medseg.networks.winograd import TILE, convolve, filter_planes
 
 _LAST = torch.channels_last_3d
 # Below this many voxels of a map the additions cost what the products save (measured with 128 and 256 channels).
 _LEAST_VOXELS = 1000
-_LEAST_CHANNELS = 8
+# Products a channel and voxel (harmonic mean of channels times taps) below which the same holds (measured: 8 channels of 1x3x3
+# lose 4 ms of 7, 16 of 3x3x3 gain nothing, 32 gain a quarter).
+_LEAST_PRODUCTS = 600
 
 
 def is_quick(network: nn.Module) -> bool:
@@ -66,6 +74,10 @@ def quick_unet(network: nn.Module, precision: torch.dtype | None) -> Iterator[No
         for module in network.modules():
             if isinstance(module, nn.InstanceNorm3d):
                 module.forward = partial(_norm, module)  # type: ignore[method-assign]
+            elif isinstance(module, ResidualBlock):
+                module.forward = partial(_residual, module)  # type: ignore[method-assign]
+            elif module in rewritten.pools:
+                module.forward = partial(_as_it_is)  # type: ignore[method-assign]
             elif isinstance(module, nn.Conv3d):
                 module.forward = partial(rewritten.of[module].answer, precision=precision)  # type: ignore[method-assign]
             else:
@@ -79,10 +91,25 @@ def quick_unet(network: nn.Module, precision: torch.dtype | None) -> Iterator[No
 
 
 def _norm(norm: nn.InstanceNorm3d, x: Tensor) -> Tensor:
-    # A batch norm of one window is its instance norm.
-    norm_of = partial(functional.batch_norm, running_mean=None, running_var=None, training=True, eps=norm.eps)
-    each = [norm_of(one[None], weight=norm.weight, bias=norm.bias) for one in torch.unbind(x)]
+    each = [_norm_of_one(norm, one[None]) for one in torch.unbind(x)]
     return each[0] if len(each) == 1 else torch.cat(each)
+
+
+def _norm_of_one(norm: nn.InstanceNorm3d, x: Tensor) -> Tensor:
+    if is_thin(x):
+        return thin_instance_norm(norm, x)
+    # A batch norm of one window is its instance norm.
+    return functional.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+
+def _residual(block: ResidualBlock, x: Tensor) -> Tensor:
+    y = block.second(block.first(x))
+    y += block.skip(x)
+    return cast(Tensor, block.activation(y))
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _decode(network: SkipDecoder, rewritten: _Rewritten, precision: torch.dtype | None, skips: list[Tensor]) -> Tensor:
@@ -109,7 +136,17 @@ class _Rewritten:
             if isinstance(after, nn.InstanceNorm3d)
         }
         convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
-        self.of = {one: _Convolution(one, with_bias=one not in before_norm) for one in convolutions}
+        pooled = {
+            after: pool
+            for block in network.modules()
+            if isinstance(block, nn.Sequential)
+            for pool, after in itertools.pairwise(block)
+            if isinstance(pool, nn.AvgPool3d) and isinstance(after, nn.Conv3d) and _are_one(pool, after)
+        }
+        self.pools = set(pooled.values())
+        self.of = {
+            one: _Convolution(one, with_bias=one not in before_norm, pool=pooled.get(one)) for one in convolutions
+        }
         self.joints = [
             _Joint(up, decoder[0][0]) if decoder[0][0] in before_norm else None  # type: ignore[index, arg-type]
             for up, decoder in zip(network.up, network.decoder, strict=True)
@@ -138,23 +175,35 @@ class _Kept:
 
 
 class _Convolution:
-    """A convolution, direct or by Winograd; ``part`` of its input channels, with or without its bias."""
+    """A convolution, direct or by Winograd; ``part`` of its input channels, with or without its bias.
 
-    def __init__(self, own: nn.Conv3d, *, with_bias: bool, part: slice = slice(None)) -> None:
-        self._own, self._part = own, part
+    A ``pool`` before a 1x1 convolution, of windows that don't overlap, becomes its kernel and stride.
+    """
+
+    def __init__(
+        self, own: nn.Conv3d, *, with_bias: bool, part: slice = slice(None), pool: nn.AvgPool3d | None = None
+    ) -> None:
+        self._own, self._part, self._pool = own, part, pool
         self._bias = own.bias if with_bias else None
+        self._stride = own.stride if pool is None else cast(tuple[int, ...], pool.stride)
         self._kept = _Kept(own.weight)
 
     def _weight(self) -> Tensor:
-        return self._own.weight.detach()[:, self._part]
+        weight = self._own.weight.detach()[:, self._part]
+        if self._pool is None:
+            return weight
+        share = 1 / math.prod(self._stride)
+        return share * weight.expand(*weight.shape[:2], *self._stride)
 
     def answer(self, x: Tensor, precision: torch.dtype | None) -> Tensor:
         """(B, C, X, Y, Z) to (B, K, ...), channels last."""
         axis = _winograd_axis(self._own, x) if precision is None else None
         if axis is None:
             kind = precision or torch.float32
+            if x.shape[1] == 1 and _can_pair(self._own, x):
+                return self._of_pairs(x[:, 0].to(kind))
             weight = self._kept.get(kind, lambda: self._weight().to(kind).contiguous(memory_format=_LAST))
-            return functional.conv3d(x, weight, self._bias, self._own.stride, self._own.padding, self._own.dilation)
+            return _direct(x, weight, self._bias, self._stride, self._own.padding, self._own.dilation)
         order = (axis, *(n for n in range(3) if n != axis))
         turned = (0, 1, *(2 + n for n in order))
         filters = self._kept.get(axis, lambda: filter_planes(self._weight().permute(turned)))
@@ -162,11 +211,64 @@ class _Convolution:
         y = convolve(x.permute(turned), filters, padding).permute(0, 1, *(2 + order.index(n) for n in range(3)))  # type: ignore[arg-type]
         return y if self._bias is None else y.add_(self._bias[:, None, None, None])
 
+    def _of_pairs(self, x: Tensor) -> Tensor:
+        """(B, X, Y, Z) of one channel to (B, K, X, Y, Z), channels last: two voxels along z count as two channels.
+
+        One channel leaves most of a vector empty, and oneDNN's answer to it would not be channels last.
+        """
+        kernel = self._kept.get(
+            ("pairs", x.dtype), lambda: _pair_kernel(self._weight()).to(x.dtype).contiguous(memory_format=_LAST)
+        )
+        bias = None if self._bias is None else self._bias.repeat(2)
+        pairs = x.reshape(*x.shape[:3], -1, 2).permute(0, 4, 1, 2, 3)
+        y = _direct(pairs, kernel, bias, self._stride, self._own.padding, self._own.dilation)
+        return y.permute(0, 2, 3, 4, 1).reshape(*x.shape, -1).permute(0, 4, 1, 2, 3)
+
+
+def _can_pair(own: nn.Conv3d, x: Tensor) -> bool:
+    plain = own.stride == own.dilation == (1, 1, 1)
+    return plain and own.kernel_size[2] == 3 and own.padding[2] == 1 and x.shape[4] % 2 == 0
+
+
+def _pair_kernel(weight: Tensor) -> Tensor:
+    """(K, 1, a, b, 3) to (2 K, 2, a, b, 3): what each voxel of a pair takes from its own pair and the two beside it."""
+    count = len(weight)
+    paired = weight.new_zeros((2 * count, 2, *weight.shape[2:]))
+    for place in range(2):
+        for tap in range(3):
+            pair, other = divmod(place + tap - 1, 2)
+            paired[place * count : (place + 1) * count, other, :, :, pair + 1] = weight[:, 0, :, :, tap]
+    return paired
+
+
+def _are_one(pool: nn.AvgPool3d, after: nn.Conv3d) -> bool:
+    """Whether the two are a convolution with the pool's windows as kernel and stride."""
+    apart = (
+        pool.stride == pool.kernel_size and isinstance(pool.stride, tuple) and not pool.padding and not pool.ceil_mode
+    )
+    return (
+        apart and set(after.kernel_size) == set(after.stride) == {1} and set(after.padding) == {0} and after.groups == 1
+    )
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+    if weight.dtype == torch.float32 == x.dtype and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        stride, padding, dilation = how
+        return cast(Tensor, torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1))
+    return functional.conv3d(x, weight, bias, *how)
+
+
+def _by_winograd(own: nn.Conv3d) -> bool:
+    """Whether it has products enough to pay for the additions, on a map that is not small."""
+    if own.groups != 1 or own.stride != (1, 1, 1) or own.dilation != (1, 1, 1):
+        return False
+    channels = 2 / (1 / own.in_channels + 1 / own.out_channels)
+    return channels * math.prod(own.kernel_size) >= _LEAST_PRODUCTS
+
 
 def _winograd_axis(own: nn.Conv3d, x: Tensor) -> int | None:
     """The axis that Winograd's filtering goes along: of those that can, the one with least filled up; None where none pays."""
-    small = min(own.in_channels, own.out_channels) < _LEAST_CHANNELS or x[0, 0].numel() < _LEAST_VOXELS
-    if small or own.groups != 1 or own.stride != (1, 1, 1) or own.dilation != (1, 1, 1):
+    if not _by_winograd(own) or x[0, 0].numel() < _LEAST_VOXELS:
         return None
     fit = [n for n in range(3) if own.kernel_size[n] == 3 and own.padding[n] == 1]
     return min(fit, key=lambda n: -(-x.shape[2 + n] // TILE) * TILE / x.shape[2 + n], default=None)
@@ -192,7 +294,7 @@ class _Joint:
         apart = 1.0
         for size in after.kernel_size:
             apart *= size
-        half = 0.6 if precision is None else 1.0  # Winograd's products and additions beside direct ones
+        half = 0.6 if precision is None and _by_winograd(after) else 1.0  # of the direct convolution's time
         return joint * self._up.in_channels < apart * half * self._up.out_channels + self._up.in_channels
 
     def answer(self, x: Tensor, skip: Tensor, precision: torch.dtype | None) -> Tensor:

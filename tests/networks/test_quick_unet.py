@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from medseg.networks import quick_norms
 from medseg.networks import quick_unet as module
 from medseg.networks.quick_unet import is_quick, quick_unet
 from medseg.networks.reordered import build_unet
@@ -27,6 +28,8 @@ def network_of(**changes):
 @pytest.fixture(autouse=True)
 def small_maps_count_as_large(monkeypatch):
     monkeypatch.setattr(module, "_LEAST_VOXELS", 1)
+    monkeypatch.setattr(module, "_LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(quick_norms, "_ROWS", 50)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +39,16 @@ def small_maps_count_as_large(monkeypatch):
         {"residual": True, "convolutions": (1, 2, 2), "decoder_convolutions": 1},
         {"order": (2, 1, 0), "dropout": 0.2},
         {"strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2)), "kernel_sizes": ((3, 3, 3),) * 3},
+        {"channels": 1},
     ],
-    ids=["thick slices", "residual", "turned", "cubes"],
+    ids=["thick slices", "residual", "turned", "cubes", "one channel"],
 )
 @pytest.mark.parametrize("batch", [1, 3])
-def test_same_answer_and_nothing_left_behind(changes, batch):
+@pytest.mark.parametrize("winograd", [True, False])
+def test_same_answer_and_nothing_left_behind(changes, batch, winograd, monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_PRODUCTS", 1 if winograd else 1e9)
     network = network_of(**changes)
-    before, x = list(network.state_dict()), torch.randn(batch, 2, 8, 12, 16)
+    before, x = list(network.state_dict()), torch.randn(batch, changes.get("channels", 2), 8, 12, 16)
     with torch.inference_mode():
         expected = network(x)
         with quick_unet(network, None):
@@ -83,6 +89,27 @@ def test_bf16_is_as_near_as_the_plain_network():
             with quick_unet(network, torch.bfloat16):
                 quick = (network(x).float() - exact).norm()
     assert quick < 1.5 * plain
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((1, 3, 3), (0, 1, 1)), ((3, 1, 3), (1, 0, 1)), ((3, 3, 3), (1, 1, 1))]
+)
+def test_first_convolution_of_one_channel(kernel, padding, monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_PRODUCTS", 1e9)  # which pairs are for
+    own, x = torch.nn.Conv3d(1, 5, kernel, padding=padding), torch.randn(2, 1, 4, 5, 6)
+    with torch.inference_mode():
+        found = module._Convolution(own, with_bias=True).answer(x, None)
+        expected = torch.nn.functional.conv3d(x.double(), own.weight.double(), own.bias.double(), padding=padding)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_pooling_that_a_kernel_cannot_stand_for_is_left_alone():
+    after = torch.nn.Conv3d(2, 3, 1)
+    assert module._are_one(torch.nn.AvgPool3d((1, 2, 2), (1, 2, 2)), after)
+    assert not module._are_one(torch.nn.AvgPool3d((3, 3, 3), (2, 2, 2)), after)
+    assert not module._are_one(torch.nn.AvgPool3d((2, 2, 2), (2, 2, 2), ceil_mode=True), after)
+    assert not module._are_one(torch.nn.AvgPool3d((2, 2, 2), (2, 2, 2)), torch.nn.Conv3d(2, 3, 3, padding=1))
 
 
 def test_new_weights_are_seen():
