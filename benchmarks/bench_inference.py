@@ -7,7 +7,7 @@
 NNUNET_MODEL_FOLDER is <Trainer>__<Plans>__<configuration>, imported by `medseg import-nnunet` beforehand, untimed; FOLDER
 holds <case>.nii.gz or <case>_0000.nii.gz. Every row is a process of its own, from its start to its end: wall seconds, CPU
 seconds of it and its children, peak resident memory of the largest process. Mirrors are on. Masks are compared with the peer's
-and with LABELS. At the end, where an idle machine has to be: `medseg infer` of the first scan in float32, in turns with
+and with LABELS. At the end, where an idle machine has to be: `medseg infer` of the smallest scan in float32, in turns with
 `import torch` alone.
 """
 
@@ -80,9 +80,8 @@ def main() -> None:
             "--work",
         ]
         rows.append(_timed(f"medseg, {kind}", command, args.work / kind))
-    text = _table(rows, args, len(list(scans.iterdir()))) + _one_scan(
-        medseg, own_model, min(scans.iterdir()), args.work
-    )
+    smallest = min(sorted(scans.iterdir()), key=lambda path: path.stat().st_size)
+    text = _table(rows, args, len(list(scans.iterdir()))) + _one_scan(medseg, own_model, smallest, args.work)
     sys.stdout.write(text)
     if args.output:
         args.output.write_text(text)
