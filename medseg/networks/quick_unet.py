@@ -1,4 +1,4 @@
-"""A 3D U-Net that only answers, on a CPU: the same function with fewer multiplications and fewer passes over memory.
+"""A U-Net that only answers, on a CPU: the same function with fewer multiplications and fewer passes over memory.
 
 oneDNN's direct convolutions run at the speed of a large matrix product, so what is left to gain is to compute less:
 
@@ -15,6 +15,8 @@ oneDNN's direct convolutions run at the speed of a large matrix product, so what
 - the first convolution of a single channel takes pairs of voxels for channels;
 - convolutions are asked of oneDNN itself: with one thread PyTorch takes a kernel of its own for many, four times as slow.
 
+A 2D network computes as a 3D one with a single plane in front.
+
 Float32 answers differ from the plain network's by a few times its own rounding error.
 """
 
@@ -24,8 +26,9 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,10 +36,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.networks.quick_norms import is_thin, thin_instance_norm
-from medseg.networks.unet import ResidualBlock, SkipDecoder
+from medseg.networks.unet import ResidualBlock, SkipDecoder, UNet
 from medseg.networks.winograd import TILE, convolve, filter_planes
 
 _LAST = torch.channels_last_3d
+_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+_POOLS = (nn.AvgPool2d, nn.AvgPool3d)
+_Norm: TypeAlias = nn.InstanceNorm2d | nn.InstanceNorm3d
+_Pool: TypeAlias = nn.AvgPool2d | nn.AvgPool3d
+_Own: TypeAlias = nn.Conv2d | nn.Conv3d
+_Up: TypeAlias = nn.ConvTranspose2d | nn.ConvTranspose3d
+_Size: TypeAlias = tuple[int, int, int]
 # Below this many voxels of a map the additions cost what the products save (measured with 128 and 256 channels).
 _LEAST_VOXELS = 1000
 # Products a channel and voxel (harmonic mean of channels times taps) below which the same holds (measured: 8 channels of 1x3x3
@@ -45,15 +56,19 @@ _LEAST_PRODUCTS = 600
 
 
 def is_quick(network: nn.Module) -> bool:
-    """Whether :func:`quick_unet` knows this network: a U-Net in 3D whose norms are instance norms."""
-    if not isinstance(network, SkipDecoder) or not isinstance(network.heads[-1], nn.Conv3d):
+    """Whether :func:`quick_unet` knows this network: a U-Net whose norms are instance norms, in 3D with any encoder."""
+    if not isinstance(network, SkipDecoder) or not isinstance(network, UNet if _is_flat(network) else SkipDecoder):
         return False
-    norms = (nn.InstanceNorm3d, nn.BatchNorm3d, nn.GroupNorm)
+    norms = (*_NORMS, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
     return all(
-        isinstance(module, nn.InstanceNorm3d) and not module.track_running_stats
+        isinstance(module, _NORMS) and not module.track_running_stats
         for module in network.modules()
         if isinstance(module, norms)
     )
+
+
+def _is_flat(network: SkipDecoder) -> bool:
+    return isinstance(network.heads[-1], nn.Conv2d)
 
 
 @contextmanager
@@ -72,13 +87,17 @@ def quick_unet(network: nn.Module, precision: torch.dtype | None) -> Iterator[No
     try:
         network.decode = partial(_decode, network, rewritten, precision)  # type: ignore[method-assign]
         for module in network.modules():
-            if isinstance(module, nn.InstanceNorm3d):
+            if isinstance(module, _NORMS):
                 module.forward = partial(_norm, module)  # type: ignore[method-assign]
             elif isinstance(module, ResidualBlock):
                 module.forward = partial(_residual, module)  # type: ignore[method-assign]
-            elif module in rewritten.pools:
+            elif module in rewritten.pools or isinstance(module, nn.Dropout2d):
                 module.forward = partial(_as_it_is)  # type: ignore[method-assign]
-            elif isinstance(module, nn.Conv3d):
+            elif isinstance(module, nn.AvgPool2d):
+                module.forward = partial(_pool, module)  # type: ignore[method-assign]
+            elif isinstance(module, nn.ConvTranspose2d):
+                module.forward = partial(_transposed, module)  # type: ignore[method-assign]
+            elif isinstance(module, _CONVOLUTIONS):
                 module.forward = partial(rewritten.of[module].answer, precision=precision)  # type: ignore[method-assign]
             else:
                 continue
@@ -90,12 +109,12 @@ def quick_unet(network: nn.Module, precision: torch.dtype | None) -> Iterator[No
         vars(network).pop("decode", None)
 
 
-def _norm(norm: nn.InstanceNorm3d, x: Tensor) -> Tensor:
+def _norm(norm: _Norm, x: Tensor) -> Tensor:
     each = [_norm_of_one(norm, one[None]) for one in torch.unbind(x)]
     return each[0] if len(each) == 1 else torch.cat(each)
 
 
-def _norm_of_one(norm: nn.InstanceNorm3d, x: Tensor) -> Tensor:
+def _norm_of_one(norm: _Norm, x: Tensor) -> Tensor:
     if is_thin(x):
         return thin_instance_norm(norm, x)
     # A batch norm of one window is its instance norm.
@@ -112,6 +131,23 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+def _pool(pool: nn.AvgPool2d, x: Tensor) -> Tensor:
+    return functional.avg_pool3d(x, _triple(pool.kernel_size), _triple(pool.stride))
+
+
+def _transposed(own: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    return functional.conv_transpose3d(x, _cube(own.weight), own.bias, _triple(own.stride))
+
+
+def _triple(size: Any, first: int = 1) -> _Size:
+    """Sizes in 3D: those of 2D with ``first`` in front."""
+    return cast(_Size, tuple(size) if len(size) == 3 else (first, *size))
+
+
+def _cube(weight: Tensor) -> Tensor:
+    return weight if weight.ndim == 5 else weight[:, :, None]
+
+
 def _decode(network: SkipDecoder, rewritten: _Rewritten, precision: torch.dtype | None, skips: list[Tensor]) -> Tensor:
     """``SkipDecoder.decode`` in eval mode."""
     x = skips.pop()
@@ -121,7 +157,8 @@ def _decode(network: SkipDecoder, rewritten: _Rewritten, precision: torch.dtype 
             x = decoder[1:](decoder[0][1:](joint.answer(x, skip, precision)))  # type: ignore[index]
         else:
             x = decoder(torch.cat((up(x), skip), dim=1))
-    return x if network.features_only else network.heads[-1](x)
+    answer = x if network.features_only else network.heads[-1](x)
+    return answer[:, :, 0] if _is_flat(network) else cast(Tensor, answer)
 
 
 class _Rewritten:
@@ -132,16 +169,16 @@ class _Rewritten:
             one
             for block in network.modules()
             if isinstance(block, nn.Sequential)
-            for one, after in itertools.pairwise(m for m in block if not isinstance(m, nn.Dropout3d))
-            if isinstance(after, nn.InstanceNorm3d)
+            for one, after in itertools.pairwise(m for m in block if not isinstance(m, nn.Dropout2d | nn.Dropout3d))
+            if isinstance(after, _NORMS)
         }
-        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
+        convolutions = [module for module in network.modules() if isinstance(module, _CONVOLUTIONS)]
         pooled = {
             after: pool
             for block in network.modules()
             if isinstance(block, nn.Sequential)
             for pool, after in itertools.pairwise(block)
-            if isinstance(pool, nn.AvgPool3d) and isinstance(after, nn.Conv3d) and _are_one(pool, after)
+            if isinstance(pool, _POOLS) and isinstance(after, _CONVOLUTIONS) and _are_one(pool, after)
         }
         self.pools = set(pooled.values())
         self.of = {
@@ -174,41 +211,75 @@ class _Kept:
         return self._made[key]
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """A convolution's sizes in 3D."""
+
+    kernel: _Size
+    stride: _Size
+    padding: _Size
+    dilation: _Size
+    groups: int
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(cls, own: _Own | _Up) -> _Sizes:
+        """Those of a layer in 2D or 3D."""
+        return cls(
+            kernel=_triple(own.kernel_size),
+            stride=_triple(own.stride),
+            padding=_triple(own.padding, 0),
+            dilation=_triple(own.dilation),
+            groups=own.groups,
+            inputs=own.in_channels,
+            outputs=own.out_channels,
+        )
+
+    @property
+    def plain(self) -> bool:
+        """No stride, no dilation, no groups."""
+        return self.stride == self.dilation == (1, 1, 1) and self.groups == 1
+
+
 class _Convolution:
     """A convolution, direct or by Winograd; ``part`` of its input channels, with or without its bias.
 
     A ``pool`` before a 1x1 convolution, of windows that don't overlap, becomes its kernel and stride.
     """
 
-    def __init__(
-        self, own: nn.Conv3d, *, with_bias: bool, part: slice = slice(None), pool: nn.AvgPool3d | None = None
-    ) -> None:
+    def __init__(self, own: _Own, *, with_bias: bool, part: slice = slice(None), pool: _Pool | None = None) -> None:
         self._own, self._part, self._pool = own, part, pool
         self._bias = own.bias if with_bias else None
-        self._stride = own.stride if pool is None else cast(tuple[int, ...], pool.stride)
+        self._sizes = _Sizes.of(own)
+        if pool is not None:
+            self._sizes = replace(self._sizes, stride=_triple(pool.stride))
         self._kept = _Kept(own.weight)
 
     def _weight(self) -> Tensor:
-        weight = self._own.weight.detach()[:, self._part]
+        weight = _cube(self._own.weight.detach()[:, self._part])
         if self._pool is None:
             return weight
-        share = 1 / math.prod(self._stride)
-        return share * weight.expand(*weight.shape[:2], *self._stride)
+        stride = self._sizes.stride
+        share = 1 / math.prod(stride)
+        return share * weight.expand(*weight.shape[:2], *stride)
 
     def answer(self, x: Tensor, precision: torch.dtype | None) -> Tensor:
-        """(B, C, X, Y, Z) to (B, K, ...), channels last."""
-        axis = _winograd_axis(self._own, x) if precision is None else None
+        """(B, C, X, Y, Z), or (B, C, Y, Z) into a 2D network, to (B, K, X, Y, Z), channels last."""
+        x = x if x.ndim == 5 else x[:, :, None]
+        sizes = self._sizes
+        axis = _winograd_axis(sizes, x) if precision is None else None
         if axis is None:
             kind = precision or torch.float32
-            if x.shape[1] == 1 and _can_pair(self._own, x):
+            if x.shape[1] == 1 and _can_pair(sizes, x):
                 return self._of_pairs(x[:, 0].to(kind))
             weight = self._kept.get(kind, lambda: self._weight().to(kind).contiguous(memory_format=_LAST))
-            return _direct(x, weight, self._bias, self._stride, self._own.padding, self._own.dilation)
+            return _direct(x, weight, self._bias, sizes)
         order = (axis, *(n for n in range(3) if n != axis))
         turned = (0, 1, *(2 + n for n in order))
         filters = self._kept.get(axis, lambda: filter_planes(self._weight().permute(turned)))
-        padding = [self._own.padding[n] for n in order[1:]]
-        y = convolve(x.permute(turned), filters, padding).permute(0, 1, *(2 + order.index(n) for n in range(3)))  # type: ignore[arg-type]
+        padding = [sizes.padding[n] for n in order[1:]]
+        y = convolve(x.permute(turned), filters, padding).permute(0, 1, *(2 + order.index(n) for n in range(3)))
         return y if self._bias is None else y.add_(self._bias[:, None, None, None])
 
     def _of_pairs(self, x: Tensor) -> Tensor:
@@ -221,13 +292,12 @@ class _Convolution:
         )
         bias = None if self._bias is None else self._bias.repeat(2)
         pairs = x.reshape(*x.shape[:3], -1, 2).permute(0, 4, 1, 2, 3)
-        y = _direct(pairs, kernel, bias, self._stride, self._own.padding, self._own.dilation)
+        y = _direct(pairs, kernel, bias, self._sizes)
         return y.permute(0, 2, 3, 4, 1).reshape(*x.shape, -1).permute(0, 4, 1, 2, 3)
 
 
-def _can_pair(own: nn.Conv3d, x: Tensor) -> bool:
-    plain = own.stride == own.dilation == (1, 1, 1)
-    return plain and own.kernel_size[2] == 3 and own.padding[2] == 1 and x.shape[4] % 2 == 0
+def _can_pair(sizes: _Sizes, x: Tensor) -> bool:
+    return sizes.plain and sizes.kernel[2] == 3 and sizes.padding[2] == 1 and x.shape[4] % 2 == 0
 
 
 def _pair_kernel(weight: Tensor) -> Tensor:
@@ -241,67 +311,60 @@ def _pair_kernel(weight: Tensor) -> Tensor:
     return paired
 
 
-def _are_one(pool: nn.AvgPool3d, after: nn.Conv3d) -> bool:
+def _are_one(pool: _Pool, after: _Own) -> bool:
     """Whether the two are a convolution with the pool's windows as kernel and stride."""
+    sizes = _Sizes.of(after)
     apart = (
-        pool.stride == pool.kernel_size and isinstance(pool.stride, tuple) and not pool.padding and not pool.ceil_mode
+        isinstance(pool.stride, tuple) and pool.stride == pool.kernel_size and not pool.padding and not pool.ceil_mode
     )
-    return (
-        apart and set(after.kernel_size) == set(after.stride) == {1} and set(after.padding) == {0} and after.groups == 1
-    )
+    return apart and sizes.plain and sizes.kernel == (1, 1, 1) and sizes.padding == (0, 0, 0)
 
 
-def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: _Sizes) -> Tensor:
+    stride, padding, dilation = sizes.stride, sizes.padding, sizes.dilation
     if weight.dtype == torch.float32 == x.dtype and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        stride, padding, dilation = how
-        return cast(Tensor, torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1))
-    return functional.conv3d(x, weight, bias, *how)
+        return cast(Tensor, torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, sizes.groups))
+    return functional.conv3d(x, weight, bias, stride, padding, dilation, sizes.groups)
 
 
-def _by_winograd(own: nn.Conv3d) -> bool:
+def _by_winograd(sizes: _Sizes) -> bool:
     """Whether it has products enough to pay for the additions, on a map that is not small."""
-    if own.groups != 1 or own.stride != (1, 1, 1) or own.dilation != (1, 1, 1):
-        return False
-    channels = 2 / (1 / own.in_channels + 1 / own.out_channels)
-    return channels * math.prod(own.kernel_size) >= _LEAST_PRODUCTS
+    channels = 2 / (1 / sizes.inputs + 1 / sizes.outputs)
+    return sizes.plain and channels * math.prod(sizes.kernel) >= _LEAST_PRODUCTS
 
 
-def _winograd_axis(own: nn.Conv3d, x: Tensor) -> int | None:
+def _winograd_axis(sizes: _Sizes, x: Tensor) -> int | None:
     """The axis that Winograd's filtering goes along: of those that can, the one with least filled up; None where none pays."""
-    if not _by_winograd(own) or x[0, 0].numel() < _LEAST_VOXELS:
+    if not _by_winograd(sizes) or x[0, 0].numel() < _LEAST_VOXELS:
         return None
-    fit = [n for n in range(3) if own.kernel_size[n] == 3 and own.padding[n] == 1]
+    fit = [n for n in range(3) if sizes.kernel[n] == 3 and sizes.padding[n] == 1]
     return min(fit, key=lambda n: -(-x.shape[2 + n] // TILE) * TILE / x.shape[2 + n], default=None)
 
 
 class _Joint:
     """A transposed convolution and the convolution of (its answer, skip), without a bias: an instance norm comes next."""
 
-    def __init__(self, up: nn.ConvTranspose3d, after: nn.Conv3d) -> None:
+    def __init__(self, up: _Up, after: _Own) -> None:
         self._up, self._after = up, after
+        self._stride, self._sizes = _triple(up.stride), _Sizes.of(after)
         self._kept = _Kept(up.weight, up.bias, after.weight)
-        self._padding = tuple(size // 2 for size in after.kernel_size)
         self._of_skip = _Convolution(after, with_bias=False, part=slice(up.out_channels, None))
 
     def pays(self, precision: torch.dtype | None) -> bool:
         """Whether the product of kernels has fewer products than the two by themselves."""
-        after = self._after
-        if after.stride != (1, 1, 1) or after.padding != self._padding:
+        sizes = self._sizes
+        if not sizes.plain or sizes.padding != tuple(size // 2 for size in sizes.kernel):
             return False
-        joint = 1.0
-        for stride, size in zip(self._up.stride, after.kernel_size, strict=True):
-            joint *= (stride + size - 1) / stride
-        apart = 1.0
-        for size in after.kernel_size:
-            apart *= size
-        half = 0.6 if precision is None and _by_winograd(after) else 1.0  # of the direct convolution's time
+        joint = math.prod((s + k - 1) / s for s, k in zip(self._stride, sizes.kernel, strict=True))
+        apart = math.prod(sizes.kernel)
+        half = 0.6 if precision is None and _by_winograd(sizes) else 1.0  # of the direct convolution's time
         return joint * self._up.in_channels < apart * half * self._up.out_channels + self._up.in_channels
 
     def answer(self, x: Tensor, skip: Tensor, precision: torch.dtype | None) -> Tensor:
         """(B, C, ...) of the stage below and the skip to (B, K, ...)."""
         kind = precision or torch.float32
         kernel = self._kept.get(kind, lambda: self._product().to(kind).contiguous(memory_format=_LAST))
-        y = functional.conv_transpose3d(x, kernel, None, self._up.stride, self._padding)
+        y = functional.conv_transpose3d(x, kernel, None, self._stride, self._sizes.padding)
         y += self._of_skip.answer(skip, precision)
         if self._up.bias is not None:
             self._add_border(y)
@@ -309,15 +372,16 @@ class _Joint:
 
     def _product(self) -> Tensor:
         """(C, K, ...) kernel of both: entry t sums the transposed kernel's r times the other's q over all r - q = t - 2."""
-        first = self._up.weight.detach().double()
-        second = self._after.weight.detach()[:, : self._up.out_channels].double().flip((2, 3, 4))
+        first = _cube(self._up.weight.detach()).double()
+        second = _cube(self._after.weight.detach()[:, : self._up.out_channels]).double().flip((2, 3, 4))
         return functional.conv_transpose3d(first, second.transpose(0, 1))
 
     def _add_border(self, y: Tensor) -> None:
         """The transposed convolution's bias is missing where the convolution looks beyond the edge; inside it is a constant."""
         table = self._kept.get("border", self._border_table)
-        middle = tuple(kernel // 2 for kernel in self._after.kernel_size)
-        places = [_from_edges(*pair) for pair in zip(y.shape[2:], self._after.kernel_size, strict=True)]
+        kernel = self._sizes.kernel
+        middle = tuple(size // 2 for size in kernel)
+        places = [_from_edges(*pair) for pair in zip(y.shape[2:], kernel, strict=True)]
         for cell in itertools.product(*places):
             where = tuple(index for index, _ in cell)
             if where != middle:
@@ -327,11 +391,11 @@ class _Joint:
     def _border_table(self) -> Tensor:
         """(K, k, k, k): what the bias gives at each distance from the edges, less what it gives inside."""
         assert self._up.bias is not None
-        weight = self._after.weight.detach()[:, : self._up.out_channels].double()
-        shape = (1, self._up.out_channels, *self._after.kernel_size)
+        weight = _cube(self._after.weight.detach()[:, : self._up.out_channels]).double()
+        shape = (1, self._up.out_channels, *self._sizes.kernel)
         ones = self._up.bias.detach().double()[None, :, None, None, None].expand(shape)
-        table = functional.conv3d(ones, weight, padding=self._after.padding)[0]
-        x, y, z = (kernel // 2 for kernel in self._after.kernel_size)
+        table = functional.conv3d(ones, weight, padding=self._sizes.padding)[0]
+        x, y, z = (kernel // 2 for kernel in self._sizes.kernel)
         return (table - table[:, x : x + 1, y : y + 1, z : z + 1]).float()
 
 

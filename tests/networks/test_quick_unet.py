@@ -62,6 +62,35 @@ def test_same_answer_and_nothing_left_behind(changes, batch, winograd, monkeypat
     assert list(network.state_dict()) == before
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 1},
+        {"residual": True, "features": (8, 12, 12), "strides": ((1, 1), (2, 2), (2, 1)), "decoder_convolutions": 1},
+        {"order": (1, 0), "dropout": 0.2},
+    ],
+    ids=["one channel", "residual", "turned"],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("winograd", [True, False])
+def test_same_answer_in_two_dimensions(changes, batch, winograd, monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_PRODUCTS", 1 if winograd else 1e9)
+    network = network_of(
+        **({"dimensions": 2, "kernel_sizes": ((3, 3),) * 3, "strides": ((1, 1), (2, 2), (2, 2))} | changes)
+    )
+    x = torch.randn(batch, changes.get("channels", 2), 12, 16)
+    with torch.inference_mode():
+        expected = network(x)
+        with quick_unet(network, None):
+            quick = network(x)
+        assert torch.equal(network(x), expected)
+        network.features_only = True
+        features = network(x)
+        with quick_unet(network, None):
+            torch.testing.assert_close(network(x), features, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(quick, expected, atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_product_of_kernels_at_edges_and_inside(precision, monkeypatch):
     """In float64 terms: a decoder's first convolution of (upsampled, skip) is what the joint one gives, but for a constant."""
@@ -135,5 +164,6 @@ def test_left_as_they_were_when_the_block_fails():
 def test_knows_what_it_knows():
     assert is_quick(network_of())
     assert not is_quick(network_of(norm="batch"))
-    assert not is_quick(network_of(dimensions=2))
+    assert is_quick(network_of(dimensions=2))
+    assert not is_quick(network_of(dimensions=2, norm="batch"))
     assert not is_quick(torch.nn.Conv3d(1, 1, 1))
