@@ -33,6 +33,19 @@ def test_the_files_and_what_they_say(tmp_path):
     assert (tmp_path / "bundle" / "models" / "model.pt").stat().st_size > 0
 
 
+def test_licences_of_weights_and_data_lie_where_monais_do(tmp_path):
+    models = load_models(write_model(tmp_path / "model"))
+    models[0].info["training"]["data_licence"] = "CC-BY-SA 4.0"
+    for licence, said in (
+        (b"Mine.\n", "under the terms in `LICENSE`"),
+        (None, "No licence text came with the weights."),
+    ):
+        write_bundle(tmp_path / "bundle", models, own_section(models[0]), name="organ", licence=licence)
+        assert (tmp_path / "bundle" / "LICENSE").exists() == (licence is not None)
+        assert (tmp_path / "bundle" / "docs" / "data_license.txt").read_text() == "CC-BY-SA 4.0\n"
+        assert said in (tmp_path / "bundle" / "docs" / "README.md").read_text()
+
+
 def test_what_a_bundle_cannot_hold(tmp_path):
     one, other = (load_models(write_model(tmp_path / str(d), dimensions=d)) for d in (2, 3))
     with pytest.raises(ModelError, match="is of another configuration"):
@@ -44,7 +57,7 @@ def test_what_a_bundle_cannot_hold(tmp_path):
 def test_monais_command_draws_infers_masks(tmp_path):
     from medseg.exchange.export import Checks, export_bundle
 
-    members = {f"fold_{k}": write_model(tmp_path / str(k), seed=k) for k in range(2)}
+    members = {f"fold_{k}": write_model(tmp_path / str(k), seed=k, licence=b"Mine.\n") for k in range(2)}
     save_ensemble(tmp_path / "model", members)
     images = [
         write_scan(scan(name), tmp_path, case_id=name)[0]
@@ -54,6 +67,8 @@ def test_monais_command_draws_infers_masks(tmp_path):
         tmp_path / "model", tmp_path / "bundle", checks=Checks(tuple(((image,), None) for image in images))
     )
     assert certificate is not None
+    assert (tmp_path / "bundle" / "LICENSE").read_bytes() == b"Mine.\n"
+    assert "LICENSE" in json.loads((tmp_path / "bundle" / "export.json").read_text())["files"]
     assert certificate.passed
     assert [case.differing_voxels for case in certificate.cases] == [0, 0, 0]
     assert certificate.summary()["largest_score_difference"] == 0.0
