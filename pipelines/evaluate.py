@@ -92,7 +92,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
         UsageError: flags of the other form were given too.
         InputError: no case has a label.
     """
-    from medseg.evaluation.experiment import manifest_set
+    from medseg.evaluation.experiment import first_series, manifest_set
     from medseg.inference.experiment import experiment_cases
     from medseg.manifest import load_manifest
 
@@ -102,6 +102,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
     assert context.manifest_path is not None
     manifest = load_manifest(context.manifest_path)
     paths = {"data_root": context.data_root, "allow_outside": args.allow_outside}
+    series = first_series(manifest, infer=config.infer, data=config.data)
     found: dict[Path, CaseSet] = {}
     for name, cases in experiment_cases(config.infer, manifest, fold=config.data.fold, **paths).items():
         predictions = args.predictions or context.work / "predictions" / name
@@ -111,7 +112,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
             _LOG.warning("%s: none of its %d cases has a label, so there is nothing to score", name, len(ids))
         else:
             scans = {case.id: case.images[0] for case in cases if case.images}
-            found[(args.output or context.work / "scores") / name] = replace(scored, scans=scans)
+            found[(args.output or context.work / "scores") / name] = replace(scored, scans=scans, series=series)
     if not found:
         raise InputError(
             f"{manifest.path.name}: none of the predicted cases has a label; expected some to score against"
