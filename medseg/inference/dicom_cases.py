@@ -34,7 +34,7 @@ class _Series:
 
 @dataclass(frozen=True, kw_only=True)
 class _Scan:
-    """What was chosen of a study: a series per channel; where ``fault`` says that none could be, whatever was found."""
+    """What was chosen of a study: a series per channel; where ``fault`` says why it can't be, whatever was found."""
 
     series: tuple[_Series, ...]
     fault: str = ""
@@ -42,7 +42,7 @@ class _Scan:
     @property
     def home(self) -> Path:
         """The deepest folder that holds all of it."""
-        return _home(self.series)
+        return Path(os.path.commonpath([one.folder for one in self.series]))
 
 
 def study_cases(folders: Sequence[Path], channels: Sequence[ChannelPlan], *, top: Path) -> list[InferCase]:
@@ -88,11 +88,11 @@ def _named(scans: Sequence[_Scan], top: Path) -> list[InferCase]:
     cases = []
     for scan in scans:
         first = scan.series[0]
-        name = _name(scan.home, top)
+        name, shown = _name(scan.home, top), scan.home.name or scan.home.resolve().name
         if homes[scan.home] > 1:
-            name = _name(first.folder, top, *([first.code] if folders[first.folder] > 1 else []))
+            shown = name = _name(first.folder, top, *([first.code] if folders[first.folder] > 1 else []))
         if scan.fault:
-            cases.append(InferCase(id=name, images=(scan.home,), fault=scan.fault))
+            cases.append(InferCase(id=name, images=(scan.home,), fault=f"{shown}: {scan.fault}"))
             continue
         cases.append(
             InferCase(
@@ -109,10 +109,6 @@ def _name(folder: Path, top: Path, *more: str) -> str:
     return case_name("_".join((*(folder.relative_to(top).parts or (top.resolve().name,)), *more)))
 
 
-def _home(series: Sequence[_Series]) -> Path:
-    return Path(os.path.commonpath([one.folder for one in series]))
-
-
 def _of_study(series: Sequence[_Series], channels: Sequence[ChannelPlan]) -> _Scan | None:
     found = {channel.name: _fitting(series, channel.series) for channel in channels}
     if not any(found[channel.name] for channel in channels if channel.series is not None):
@@ -124,12 +120,11 @@ def _of_study(series: Sequence[_Series], channels: Sequence[ChannelPlan]) -> _Sc
         if len(found[channel.name]) != 1
     ]
     if faults and len(channels) == 1:
-        return _Scan(series=tuple(any_of_it[:1]), fault=f"{any_of_it[0].folder.name}: {faults[0]}")
+        return _Scan(series=tuple(any_of_it[:1]), fault=faults[0])
     if not faults:
         faults = _taken_twice({name: one for name, (one,) in found.items()})
     if faults:
-        home = _home(series)
-        return _Scan(series=(any_of_it[0], *series), fault=f"{home.name or home.resolve().name}: {'; '.join(faults)}")
+        return _Scan(series=(any_of_it[0], *series), fault="; ".join(faults))
     return _Scan(series=tuple(any_of_it))
 
 

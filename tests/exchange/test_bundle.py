@@ -1,16 +1,22 @@
 """A bundle: its config names what is there, MONAI's command runs it, and its masks are infer's."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import medseg
+from medseg.config.series import SeriesSection
 from medseg.errors import ModelError
 from medseg.exchange.bundle import write_bundle
+from medseg.imaging import read_header
 from medseg.inference.experiment import own_section
 from medseg.inference.model import load_models, save_ensemble
-from tests.inference.stand_ins import write_model
+from medseg.preparation.plan import ChannelPlan
+from medseg.preparation.plan_file import write_plan
+from tests.imaging.test_dicom_choice import add_series
+from tests.inference.stand_ins import plan_for, write_model
 from tests.synthetic import scan, write_scan
 
 
@@ -96,3 +102,23 @@ def test_monai_verifies_the_network(tmp_path):
         config_file=str(configs / "inference.json"),
         device="cpu",
     )
+
+
+def test_of_a_dicom_export_a_bundle_takes_each_channels_series_and_the_firsts_grid(tmp_path):
+    import torch
+
+    from medseg.exchange.bundle_parts import CaseReader, SaveMaskd, find_scans
+
+    for number, name in enumerate(("flair", "t1"), start=1):
+        add_series(tmp_path / "scans" / "p1", number, count=2 + number, modality="MR", description=name)
+    rules = {name: SeriesSection(description=name.lower()) for name in ("T1", "FLAIR")}
+    plan = plan_for(channels=2)
+    channels = tuple(ChannelPlan(name=name, scheme="none", series=rule) for name, rule in rules.items())
+    write_plan(tmp_path / "plan.yaml", plan.model_copy(update={"channels": channels}))
+    (found,) = find_scans(tmp_path / "scans", tmp_path / "plan.yaml")
+    (volume,) = CaseReader(tmp_path / "plan.yaml").read(found["image"])
+    own = read_header(tmp_path / "scans" / "p1", series=rules["T1"])
+    assert (volume.array.shape, found["case"]) == ((2, *own.shape), "p1")
+    mask = SimpleNamespace(as_tensor=lambda: torch.ones((1, *own.shape), dtype=torch.uint8))
+    SaveMaskd("pred", tmp_path / "masks")(found | {"pred": mask})
+    assert medseg.read_label_map(tmp_path / "masks" / "p1.nii.gz").shape == own.shape
