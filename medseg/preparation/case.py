@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,23 @@ def join_channels(
     images = tuple(images)
     if len(images) == 1 < len(channels) and told_apart([c.series for c in channels]) and images[0].is_dir():
         images *= len(channels)
+    with _headers_read_once(images):
+        return _joined(images, channels, read)
+
+
+def _headers_read_once(images: Sequence[Path]) -> AbstractContextManager[None]:
+    if not any(image.is_dir() for image in images):
+        return nullcontext()
+    from medseg.imaging.dicom_series import headers_read_once  # late: most scans need no pydicom
+
+    return headers_read_once()
+
+
+def _joined(
+    images: Sequence[Path],
+    channels: Sequence[ChannelPlan | Channel],
+    read: Callable[[Path, int, ChannelPlan | Channel], Volume],
+) -> Volume:
     volumes: list[Volume] = []
     taken: dict[tuple[Path, str], str] = {}
     names: list[str] = []

@@ -5,7 +5,8 @@ import pytest
 from medseg.config.series import SeriesSection
 from medseg.errors import ScanError
 from medseg.imaging import read_volume, resample_to_grid
-from medseg.imaging.dicom_series import series_code
+from medseg.imaging.dicom_headers import read_file_header
+from medseg.imaging.dicom_series import headers_read_once, series_code
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import align_channels, load_case
 from medseg.preparation.loading import load_scan
@@ -79,6 +80,34 @@ def test_channels_of_one_dicom_folder(export, load, named):
     kinds = zip(RULES, codes, ("MR", "MR", "PT"), strict=True)
     assert told == [f"{name}: series {code} ({kind}, 4 slices) was chosen of 4" for name, code, kind in kinds]
     assert volume.header.series == codes[0]
+
+
+@pytest.mark.parametrize("load", [load_case, load_scan])
+def test_a_shared_folders_headers_are_parsed_once_a_case(export, monkeypatch, load):
+    parsed = []
+
+    def counted(path, label):
+        parsed.append(path)
+        return read_file_header(path, label)
+
+    monkeypatch.setattr("medseg.imaging.dicom_series.read_file_header", counted)
+    load([export], channels_of(RULES))
+    files = sorted(export.iterdir())
+    assert sorted(parsed) == files
+    # A later case sees what is there by then.
+    for path in export.glob("S2_*"):
+        path.unlink()
+    with pytest.raises(ScanError, match="channel FLAIR: p1: none of its 3 series"):
+        load([export], channels_of(RULES))
+
+
+def test_a_file_that_changes_after_its_header_was_parsed_is_refused(export):
+    with headers_read_once():
+        read_volume(export, series=RULES["T1"])
+        path = export / "S2_0001.dcm"
+        path.write_bytes(path.read_bytes() + b"\0")
+        with pytest.raises(ScanError, match="file changed while it was being read"):
+            read_volume(export, series=RULES["FLAIR"])
 
 
 @pytest.mark.parametrize(
