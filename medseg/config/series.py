@@ -43,11 +43,13 @@ Series = Annotated[
     Annotated[SeriesSection, Tag("rule")] | Annotated[dict[str, SeriesSection], Tag("by channel")],
     Discriminator(_kind),
 ]
-"""One rule for every channel, or channel name to rule."""
+"""One rule for every channel, or channel name to rule; as a config has it."""
+SeriesRules = SeriesSection | Mapping[str, SeriesSection]
+"""The same, as functions take it."""
 
 
 def rules_of_channels(
-    series: SeriesSection | Mapping[str, SeriesSection] | None, names: Sequence[str], *, key: str
+    series: SeriesRules | None, names: Sequence[str], *, key: str
 ) -> tuple[SeriesSection | None, ...]:
     """The rule of each channel; None for those that ``series`` says nothing of.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medseg.config.series import SeriesSection, rules_of_channels
+from medseg.config.series import SeriesRules, SeriesSection, rules_of_channels
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
 from medseg.imaging.formats import DICOM
@@ -46,9 +46,7 @@ class InferCase:
     series: tuple[str, ...] = ()
     files: tuple[tuple[str, ...], ...] = ()
 
-    def channels(
-        self, channels: Sequence[ChannelPlan], series: SeriesSection | Mapping[str, SeriesSection] | None
-    ) -> tuple[ChannelPlan, ...]:
+    def channels(self, channels: Sequence[ChannelPlan], series: SeriesRules | None) -> tuple[ChannelPlan, ...]:
         """A model's channels with the series that they are read from: the chosen ones, else as `with_rules`."""
         if not self.series:
             return with_rules(channels, series)
@@ -64,9 +62,7 @@ class InferCase:
         return f"{self.id}{OutputSpec().suffix(self.images)}"
 
 
-def with_rules(
-    channels: Sequence[ChannelPlan], series: SeriesSection | Mapping[str, SeriesSection] | None
-) -> tuple[ChannelPlan, ...]:
+def with_rules(channels: Sequence[ChannelPlan], series: SeriesRules | None) -> tuple[ChannelPlan, ...]:
     """A model's channels with the rules of ``infer.series`` in place of those that the model brings along.
 
     Raises:
@@ -102,7 +98,7 @@ def find_cases(
     allow_outside: bool = False,
     leave_out: Path | None = None,
     patterns: Sequence[str] = (),
-    series: SeriesSection | Mapping[str, SeriesSection] | None = None,
+    series: SeriesRules | None = None,
 ) -> tuple[InferCase, ...]:
     """Cases that the command line names.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medseg.config.series import SeriesSection, rules_of_channels, told_apart
+from medseg.config.series import SeriesRules, SeriesSection, rules_of_channels, told_apart
 from medseg.manifest.faults import Faults
 
 
@@ -87,7 +87,7 @@ class Manifest:
         """Label to other names that structures of label files have, of those with any."""
         return {name: tuple(entry["aliases"]) for name, entry in self.label_table.items() if entry.get("aliases")}
 
-    def with_series(self, series: SeriesSection | Mapping[str, SeriesSection] | None) -> Manifest:
+    def with_series(self, series: SeriesRules | None) -> Manifest:
         """The manifest with a config's rule for DICOM folders of several series on every channel, or each channel's own.
 
         Raises:
