@@ -92,7 +92,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
         UsageError: flags of the other form were given too.
         InputError: no case has a label.
     """
-    from medseg.evaluation.experiment import manifest_set
+    from medseg.evaluation.experiment import first_series, manifest_set
     from medseg.inference.experiment import experiment_cases
     from medseg.manifest import load_manifest
 
@@ -102,6 +102,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
     assert context.manifest_path is not None
     manifest = load_manifest(context.manifest_path)
     paths = {"data_root": context.data_root, "allow_outside": args.allow_outside}
+    series = first_series(manifest, infer=config.infer, data=config.data)
     found: dict[Path, CaseSet] = {}
     for name, cases in experiment_cases(config.infer, manifest, fold=config.data.fold, **paths).items():
         predictions = args.predictions or context.work / "predictions" / name
@@ -111,7 +112,7 @@ def config_sets(context: Context) -> dict[Path, CaseSet]:
             _LOG.warning("%s: none of its %d cases has a label, so there is nothing to score", name, len(ids))
         else:
             scans = {case.id: case.images[0] for case in cases if case.images}
-            found[(args.output or context.work / "scores") / name] = replace(scored, scans=scans)
+            found[(args.output or context.work / "scores") / name] = replace(scored, scans=scans, series=series)
     if not found:
         raise InputError(
             f"{manifest.path.name}: none of the predicted cases has a label; expected some to score against"
@@ -129,8 +130,8 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
 
     started, config = time.monotonic(), context.config
     wanted = not context.args.no_report and (config is None or config.evaluate.report)
-    if wanted:
-        report_inputs(context, output, cases)  # a flag that is wrong is said before hours of scoring
+    # Before hours of scoring, so that a flag that is wrong is said at once.
+    of_report = report_inputs(context, output, cases) if wanted else None
     with ExitStack() as stack:
         run = None
         if config is not None:
@@ -143,7 +144,7 @@ def _score(context: Context, output: Path, cases: CaseSet, cluster: Cluster | No
             cases, output=output, processes=context.args.processes, run=run_elsewhere, error_maps=maps
         )
         cases = as_scored(cases, output)
-        made = _made(report_inputs(context, output, cases)) if wanted else None
+        made = None if of_report is None else _made(_with_masks_of(of_report, cases))
         if run is not None and (report.scored or not run.finished_before):
             _record(run, context, cases, report.scores, output, reported=made is not None)
         plain = config.plain() if config is not None else {"evaluate": cases.protocol.plain()}
@@ -183,6 +184,12 @@ def _record(run: TrackedRun, context: Context, cases: CaseSet, scores: Scores, o
     log_scores(run, context, scores, output, note, report=reported)
     if model := predicted_by(cases):
         log_evidence(run, model, scores, output)
+
+
+def _with_masks_of(inputs: ReportInputs, cases: CaseSet) -> ReportInputs:
+    """The report's inputs with the references that were scored against, and the scans that it had."""
+    assert inputs.cases is not None
+    return replace(inputs, cases=replace(cases, scans=inputs.cases.scans))
 
 
 def _made(inputs: ReportInputs) -> ReportFiles | None:

@@ -140,9 +140,8 @@ def _named_jobs(args: argparse.Namespace, engine: MaskMaker) -> Mapping[Path, Se
 
     places = {"data_root": args.data_root, "allow_outside": args.allow_outside, "leave_out": args.output}
     places["patterns"] = args.pattern or ()
-    # The model's own rule, from its config, is in its channels; the section's takes its place.
-    series = engine.section.series or engine.plan.channels[0].series
-    return {args.output: find_cases(args.inputs, channels=engine.plan.channels, series=series, **places)}
+    # The model's own rules, from its config, are in its channels; the section's take their place.
+    return {args.output: find_cases(args.inputs, channels=engine.plan.channels, series=engine.section.series, **places)}
 
 
 def _predict(

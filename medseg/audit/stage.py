@@ -33,6 +33,7 @@ from medseg.audit.findings import (
 from medseg.audit.shapes import ClassShape, class_shapes
 from medseg.audit.sketch import SKETCH_FORMAT, ClassArray, Sketch, SketchTask, sketch_case, working_spacing_xyz_mm
 from medseg.audit.voxel_model import fit_voxel_models
+from medseg.config.series import SeriesSection
 from medseg.durable import FolderLock, remove_stale_temporaries, sha256_json, write_json, write_text
 from medseg.errors import InputError, MedsegError
 from medseg.imaging import (
@@ -146,7 +147,8 @@ def _tasks(
     for case in (*manifest.training, *manifest.testing):
         try:
             files = resolve(manifest, case, data_root, allow_outside)
-            found.append((case, files.images, files.labels[0] if files.labels else None, _geometry(files.images[0])))
+            label = files.labels[0] if files.labels else None
+            found.append((case, files.images, label, _geometry(files.images[0], channels[0].series)))
         except MedsegError as error:
             faults[case.id] = str(error).replace("\n", "; ")
     if not found:
@@ -177,8 +179,8 @@ def _tasks(
     return tasks, faults
 
 
-def _geometry(path: Path) -> _Geometry:
-    header = read_header(path)
+def _geometry(path: Path, series: SeriesSection | None) -> _Geometry:
+    header = read_header(path, series=series)
     shape, spacing = header.shape, spacing_xyz_mm(header.affine)
     if not header.planar:
         change = ras_change(header.affine)

@@ -113,10 +113,9 @@ def _explain(context: Context) -> int:
     models = [model for folder in args.model for model in load_models(folder, device=device)]
     section = own_section(models[0]) if context.config is None else context.config.infer
     maker = build_engine(models, section, device=device)
-    series = section.series or maker.plan.channels[0].series
     cases = find_cases(
         args.inputs, channels=maker.plan.channels, data_root=args.data_root, allow_outside=args.allow_outside,
-        leave_out=args.output, series=series,
+        leave_out=args.output, series=section.series,
     )  # fmt: skip
     reports = explain_folder(maker, cases, output=args.output, options=options)
     rows = [row for report in reports for row in report.rows]

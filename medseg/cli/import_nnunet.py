@@ -42,6 +42,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="nnU-Net's postprocessing.json, to be part of the model [none]",
     )
     parser.add_argument(
+        "--licence", type=Path, metavar="FILE", help="text of the weights' licence, to be part of the model"
+    )
+    parser.add_argument(
         "--any-trainer", action="store_true", help="trust that an unknown trainer class builds nnU-Net's network"
     )
 
@@ -60,6 +63,7 @@ def _import(context: Context) -> int:
         precision=args.precision,
         postprocessing=args.postprocessing,
         any_trainer=args.any_trainer,
+        licence=args.licence,
     )
     folds = f"fold {done.folds[0]}" if len(done.folds) == 1 else f"folds {', '.join(done.folds)}"
     stage = f", behind {done.previous}" if done.previous else ""

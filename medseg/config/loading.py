@@ -146,13 +146,15 @@ def _suggest(word: str, known: Sequence[str]) -> str:
 
 
 def _known_keys(location: yaml12.Path, raw: Any) -> list[str]:
-    model: type[BaseModel] | None = Config
+    annotation: Any = Config
     node = raw
     for part in location:
+        model = _model_of(annotation, node)
+        if model is not None and part in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+        # else a name that people chose, such as a channel's, with a section of the same kind below it
         node = node[part]
-        model = (
-            _model_of(model.model_fields[str(part)].annotation, node) if model and part in model.model_fields else None
-        )
+    model = _model_of(annotation, node)
     return list(model.model_fields) if model else []
 
 

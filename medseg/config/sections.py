@@ -6,37 +6,16 @@ A value that changes a result is a field here; where or how to run is a flag of 
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from medseg.config.base import Positive, PositiveInt, Section, Size, Spacing
 from medseg.config.network_sections import NetworkSection, UNetSection
+from medseg.config.series import Series
 from medseg.config.train_sections import TrainSection
 
 Normalisation = Literal["auto", "ct", "zscore", "percentile", "range", "rgb", "none"]
-
-
-class SeriesSection(Section):
-    """Which series of a DICOM folder that holds several is the scan: all that is said must hold of it."""
-
-    modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")] | None = None
-    """DICOM's code: CT, MR, PT ..."""
-    description: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """A regular expression found somewhere in the series' description, whatever the case of letters."""
-    most_slices: bool = False
-    """Of several that are left, the one with the most slices; without it, several are refused."""
-    code: str | None = None
-    """The short code of one series, as reports and messages show it."""
-
-    @model_validator(mode="after")
-    def _is_an_expression(self) -> SeriesSection:
-        try:
-            re.compile(self.description or "")
-        except re.error as error:
-            raise ValueError(f"description is no regular expression ({error})") from error
-        return self
 
 
 class DataSection(Section):
@@ -46,8 +25,9 @@ class DataSection(Section):
     """Manifest file (.json or .csv), relative to the config."""
     fold: Annotated[int, Field(ge=0)] | None = 0
     """Cross-validation fold that is held out of training and predicted afterwards; null trains on every case."""
-    series: SeriesSection | None = None
-    """Rule for DICOM folders of several series; null takes folders of one."""
+    series: Series | None = None
+    """Rule for DICOM folders of several series, or channel name to rule; null, and a channel without one, take folders of
+    one."""
 
 
 class PrepareSection(Section):
@@ -133,8 +113,9 @@ class InferSection(Section):
     """Write a map as well: each voxel's entropy, or the share of an ensemble's models that would draw something else; null
     writes none."""
     output: OutputSection = OutputSection()
-    series: SeriesSection | None = None
-    """Rule for DICOM folders of several series; null takes that of ``data``, which a model brings along."""
+    series: Series | None = None
+    """Rule for DICOM folders of several series, or channel name to rule; null, like a channel without one, takes that of
+    ``data``, which a model brings along."""
 
 
 class EvaluateSection(Section):

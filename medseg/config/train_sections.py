@@ -163,6 +163,9 @@ class TrainSection(Section):
     (batch norm and dropout see the part). On a GPU it lowers the memory, on a CPU it can be faster."""
     init_from: str | None = None
     """Model folder or .safetensors file whose matching weights a new run starts with, relative to the config."""
+    licence: Annotated[str, Field(min_length=1)] | None = None
+    """Text file with the licence that the trained weights are given under, relative to the config; it becomes LICENSE in the
+    model folder and all that is made of it. null writes none."""
     early_stopping: EarlyStoppingSection = EarlyStoppingSection()
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
     """Threads that make the next batches meanwhile; 0 makes each when it is asked for. null is 0 on a CPU, whose cores the step

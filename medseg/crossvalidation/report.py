@@ -5,13 +5,14 @@ Equal results give equal bytes: no times, no paths.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.crossvalidation.decisions import Decision, Finding
 from medseg.crossvalidation.stage import CrossValidation
 from medseg.durable import write_json, write_text
+from medseg.durable.markdown import text_table
 from medseg.evaluation.aggregate import mean_of_classes, summarise
 from medseg.evaluation.bootstrap import RESAMPLES
 from medseg.evaluation.report import Scores, interval_lines
@@ -105,7 +106,7 @@ def report_text(result: CrossValidation) -> str:
         "",
         "## Which data decided what",
         "",
-        *_table(("decided", "by"), deciders(result).items()),
+        *text_table(("decided", "by"), deciders(result).items()),
         "",
         CAVEAT,
         "",
@@ -115,7 +116,7 @@ def report_text(result: CrossValidation) -> str:
         "",
         "## Decided for the reported scores of each fold",
         "",
-        *_table(
+        *text_table(
             ("fold", "configuration", "post-processing"),
             ((str(fold), one.choice.name, _steps_text(one)) for fold, one in result.per_fold.items()),
         ),
@@ -153,7 +154,7 @@ def _score_table(scores: Scores, plain: Scores) -> list[str]:
     interval = f"{_number(means['dice']['mean_low'])} to {_number(means['dice']['mean_high'])}"
     rows.append(("mean of classes", *cells, interval, "", _number(before["dice"]["mean"])))
     heads = ("class", *(title for _, title in _SHOWN), "Dice, interval", "cases", "Dice, unprocessed")
-    return _table(heads, rows)
+    return text_table(heads, rows)
 
 
 def _decision_lines(decision: Decision) -> list[str]:
@@ -163,7 +164,7 @@ def _decision_lines(decision: Decision) -> list[str]:
             (one.what, _number(one.after), "-" if one.effect is None else f"{one.effect} {one.note}", _verdict(one))
             for one in decision.choice.findings
         )
-        lines += [*_table(("configuration", "Dice", "difference", ""), rows), ""]
+        lines += [*text_table(("configuration", "Dice", "difference", ""), rows), ""]
     else:
         lines += [f"Configuration: {decision.choice.name}.", ""]
     if not decision.steps:
@@ -172,7 +173,7 @@ def _decision_lines(decision: Decision) -> list[str]:
         (one.what, _number(one.before), _number(one.after), f"{_effect(one)}{_note(one)}", _verdict(one))
         for one in decision.steps
     )
-    lines += _table(("post-processing considered", "Dice before", "after", "effect", ""), considered)
+    lines += text_table(("post-processing considered", "Dice before", "after", "effect", ""), considered)
     text = (
         "A structure that neither mask has counts 1 in this table. Effects are out-of-fold, on the cases that decided; the "
         f"bootstrap draws patients, {RESAMPLES:,} times."
@@ -218,11 +219,3 @@ def _number(value: object) -> str:
     if not isinstance(value, float):
         return "-"
     return f"{value:.4f}" if abs(value) < 2 else f"{value:.2f}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]] | Mapping[str, str]) -> list[str]:
-    return [_row(heads), _row(["---"] * len(heads)), *(_row(row) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

@@ -38,5 +38,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, gap: str = "")
     return [_row(heads, gap), _row(["---"] * len(heads), ""), *(_row(row, gap) for row in rows)]
 
 
+def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table of words and numbers; a bar, which would end a cell, becomes a slash."""
+    return table(_without_bars(heads), map(_without_bars, rows))
+
+
+def _without_bars(cells: Sequence[str]) -> list[str]:
+    return [cell.replace("|", "/") for cell in cells]
+
+
 def _row(cells: Sequence[str], gap: str) -> str:
     return "| " + " | ".join(f"{cell}{gap}" for cell in cells) + " |"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.durable import FolderLock, write_json, write_text
+from medseg.durable.markdown import text_table
 from medseg.errors import InputError
 from medseg.evaluation.bootstrap import RESAMPLES as PAIR_RESAMPLES
 from medseg.evaluation.common_ground import MEAN, Field, comparable
@@ -186,18 +187,18 @@ def comparison_text(comparison: Comparison) -> str:
         *([""] if field.notes else []),
         "## Differences",
         "",
-        *_rows(heads, (_pair_cells(one) for one in comparison.pairs)),
+        *text_table(heads, (_pair_cells(one) for one in comparison.pairs)),
         "",
         _explanation(field),
         "",
         "## Ranking",
         "",
-        *_rows(("metric", "run", "mean", "rank", "rank, 95 %", "first in"), _ranking_cells(comparison)),
+        *text_table(("metric", "run", "mean", "rank", "rank, 95 %", "first in"), _ranking_cells(comparison)),
         "",
         *_stability_lines(comparison),
         "## Cases that differ most",
         "",
-        *_rows(("pair", "metric", "case", "first", "second", "difference"), _different_cells(comparison)),
+        *text_table(("pair", "metric", "case", "first", "second", "difference"), _different_cells(comparison)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -275,11 +276,6 @@ def _stability_lines(comparison: Comparison) -> list[str]:
         words = ", ".join(f"{one} and {other} {'-' if tau is None else f'{tau:.2f}'}" for one, other, tau in pairs)
         lines += [f"Kendall's tau between metrics: {words}.", ""]
     return lines
-
-
-def _rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    table = [heads, ["---"] * len(heads), *rows]
-    return ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table]
 
 
 def comparison_table(comparison: Comparison) -> Table:

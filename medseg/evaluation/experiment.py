@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medseg.config.sections import EvaluateSection
+from medseg.config.sections import DataSection, EvaluateSection, InferSection
+from medseg.config.series import SeriesSection, rules_of_channels
 from medseg.errors import InputError, ManifestError
 from medseg.evaluation.flags import parse_labels, parse_tolerance
 from medseg.evaluation.matching import CasePaths, match_folders, match_references
@@ -34,6 +35,7 @@ class CaseSet:
         notes: sentences for the report.
         inputs: name to sha256 of what else was read.
         scans: case id to the image a picture of its result is drawn on; empty where none is known.
+        series: which series of a scan that is a DICOM folder of several; None takes the only one.
         patients: case id to its patient; empty where each case is another's, or nobody knows.
         groups: column of the manifest to case id to its value there, for tables per subgroup.
         raters: what a case with several references is scored against: first, majority, staple or each.
@@ -45,9 +47,21 @@ class CaseSet:
     notes: Sequence[str] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     scans: Mapping[str, Path] = field(default_factory=dict)
+    series: SeriesSection | None = None
     patients: Mapping[str, str] = field(default_factory=dict)
     groups: Groups = field(default_factory=dict)
     raters: Policy = "first"
+
+
+def first_series(manifest: Manifest, *, infer: InferSection, data: DataSection) -> SeriesSection | None:
+    """The rule by which inference read the first channel, which is the one that pictures show.
+
+    Raises:
+        ConfigError: a rule is for a channel that the manifest has not.
+    """
+    names = [channel.name for channel in manifest.channels]
+    first, *_ = rules_of_channels(infer.series, names, key="infer.series")
+    return first or rules_of_channels(data.series, names, key="data.series")[0]
 
 
 def as_scored(cases: CaseSet, output: Path) -> CaseSet:

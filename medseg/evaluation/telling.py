@@ -73,7 +73,7 @@ def telling_slices(
 def _slice(pair: CasePaths, scan: Path, cases: CaseSet) -> TellingSlice:
     assert pair.prediction is not None
     assert pair.reference is not None
-    volume, name = read_volume(scan), pair.case_id
+    volume, name = read_volume(scan, series=cases.series), pair.case_id
     labels, ignore = cases.protocol.labels, cases.protocol.ignore
     naming = cases.protocol.naming
     truth = to_classes(read_label_map(pair.reference, naming=naming, like=volume), labels, ignore=ignore, name=name)

@@ -22,6 +22,7 @@ from medseg.durable import write_bytes, write_json, write_text
 from medseg.errors import EnvironmentFault, ModelError
 from medseg.imaging import regions_of
 from medseg.inference.engine import SHARED_BY_AN_ENSEMBLE
+from medseg.inference.licence import write_licence
 from medseg.inference.model import Model
 from medseg.preparation.plan import Plan
 from medseg.preparation.plan_file import plan_text
@@ -31,7 +32,9 @@ _NEEDS = ("pytorch-ignite", "fire", "nibabel", "scipy")
 _MOST_TEXT = 4000
 
 
-def write_bundle(folder: Path, models: Sequence[Model], section: InferSection, *, name: str) -> None:
+def write_bundle(
+    folder: Path, models: Sequence[Model], section: InferSection, *, name: str, licence: bytes | None = None
+) -> None:
     """Writes the bundle of a model, or of an ensemble of one configuration.
 
     Args:
@@ -39,6 +42,7 @@ def write_bundle(folder: Path, models: Sequence[Model], section: InferSection, *
         models: from ``load_models``, of torch's.
         section: overlap, mirrors, precision and so on; they stand in ``configs/inference.json`` and can be changed there.
         name: what the metadata call it.
+        licence: text of the weights' licence, which becomes ``LICENSE``, where MONAI's own bundles have theirs.
 
     Raises:
         ModelError: the models are of several configurations, a cascade, or ONNX networks.
@@ -59,7 +63,10 @@ def write_bundle(folder: Path, models: Sequence[Model], section: InferSection, *
     write_json(folder / "configs" / "inference.json", inference_config(models, section, architectures, steps))
     write_json(folder / "configs" / "metadata.json", metadata(models, name=name))
     write_text(folder / "configs" / "logging.conf", _LOGGING)
-    write_text(folder / "docs" / "README.md", _readme(plan, name))
+    write_text(folder / "docs" / "README.md", _readme(plan, name, licensed=licence is not None))
+    write_licence(folder, licence)
+    if data := sorted({str(model.info["training"].get("data_licence", "")) for model in models} - {""}):
+        write_text(folder / "docs" / "data_license.txt", "".join(f"{line}\n" for line in data))
 
 
 def _refuse_unfit(models: Sequence[Model]) -> None:
@@ -213,10 +220,13 @@ def _is_there(package: str) -> bool:
     return True
 
 
-def _readme(plan: Plan, name: str) -> str:
+def _readme(plan: Plan, name: str, *, licensed: bool) -> str:
     classes = "\n".join(f"- {label}: {', '.join(map(str, values))}" for label, values in plan.labels.items())
     channels = ", ".join(channel.name for channel in plan.channels)
-    return _README.format(name=name, classes=classes, channels=channels, version=version("medseg"))
+    licence = (
+        "The weights are given under the terms in `LICENSE`." if licensed else "No licence text came with the weights."
+    )
+    return _README.format(name=name, classes=classes, channels=channels, version=version("medseg"), licence=licence)
 
 
 def run_bundle(folder: Path, scans: Path, output: Path, *, device: str = "cpu", threads: int | None = None) -> None:
@@ -294,4 +304,6 @@ name. `--settings#mirror False` and the like change a value of the `infer` secti
 
 `parity.json` says how far the masks are from those of `medseg infer`. `export.json` lists every file with its SHA-256.
 A bundle's configuration is executed by MONAI as Python: run only bundles that you made or trust.
+
+{licence}
 """

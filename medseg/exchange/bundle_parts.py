@@ -21,6 +21,7 @@ from torch import nn
 
 from medseg.adapters.reader import MedsegReader, Refused
 from medseg.config.sections import InferSection
+from medseg.config.series import SeriesSection
 from medseg.errors import MedsegError
 from medseg.evaluation.postprocessing import steps_from_plain
 from medseg.imaging import LabelMap, Volume, read_header, write_label_map
@@ -59,11 +60,18 @@ def find_scans(folder: str | PathLike[str], plan_file: str | PathLike[str]) -> l
     """The scans below a folder, as ``medseg infer FOLDER`` finds and names them.
 
     Returns:
-        Per case ``image`` (its files), ``case`` (its name) and ``source`` (the file whose header the mask takes).
+        Per case ``image`` (its files), ``case`` (its name), ``source`` (the file whose header the mask takes) and
+        ``source_series`` (of a DICOM folder the series that was chosen, else "").
     """
     cases = find_cases([Path(folder)], channels=read_plan(Path(plan_file)).channels)
     return [
-        {"image": [str(path) for path in case.images], "case": case.id, "source": str(case.images[0])} for case in cases
+        {
+            "image": [str(path) for path in case.images],
+            "case": case.id,
+            "source": str(case.images[0]),
+            "source_series": case.series[0] if case.series else "",
+        }
+        for case in cases
     ]
 
 
@@ -214,7 +222,8 @@ class SaveMaskd(MapTransform):  # type: ignore[misc] # MONAI is untyped
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The data as they are."""
         result, source = dict(data), Path(str(data["source"]))
-        header = read_header(source)
+        code = str(data.get("source_series") or "")
+        header = read_header(source, series=SeriesSection(code=code) if code else None)
         for key in self.key_iterator(result):
             mask = result[key]
             array = mask.as_tensor().cpu().numpy()[0]

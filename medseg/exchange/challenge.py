@@ -137,7 +137,9 @@ def _cases(source: Path, settings: Settings, *, channels: Sequence[Any]) -> list
         )
     if len(sockets) == 1:
         return [(case.id, case.images) for case in find_cases([images / sockets[0]], channels=channels)]
-    parts = [find_cases([images / name], channels=channels[:1]) for name in sockets]
+    # A socket more than there are channels is refused below.
+    of_sockets = [channels[place : place + 1] or channels[:1] for place in range(len(sockets))]
+    parts = [find_cases([images / name], channels=own) for name, own in zip(sockets, of_sockets, strict=True)]
     for name, found in zip(sockets, parts, strict=True):
         if len(found) != 1 or len(sockets) != len(channels):
             raise UsageError(

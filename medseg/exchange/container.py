@@ -132,7 +132,8 @@ _README = """\
 Reads `/input/images/<socket>/*.mha` (one folder per channel, one scan each), or scans of any kind in `/input`, and writes
 `/output/images/{output}/<scan>.mha`. No network, no rights, read-only root with a writable `/tmp`. Made by medseg {version}.
 
-- `model/`: the model folder; every file in it is checked against its SHA-256 at each start.
+- `model/`: the model folder; every file in it is checked against its SHA-256 at each start. `LICENSE` in it, where there
+  is one, is the licence of the weights.
 - `wheels/`: every Python package. Where it is empty, fill it on a machine of the same kind, in medseg's checkout:
   `python -m pip wheel --wheel-dir wheels "{package}"` (for `medseg` itself: `python -m pip wheel --wheel-dir wheels .`)
 - `./try.sh SCANS MASKS` builds the image and runs it as a challenge does.

@@ -20,7 +20,8 @@ from medseg.imaging import write_volume
 from medseg.inference.cases import find_cases
 from medseg.inference.ensemble import build_engine
 from medseg.inference.experiment import own_section
-from medseg.inference.model import Model, load_models
+from medseg.inference.licence import licence_of
+from medseg.inference.model import Model, load_models, model_json
 from medseg.inference.onnx_network import is_onnx_folder
 from medseg.manifest import Case, Manifest, load_manifest, resolve
 from medseg.preparation.case import load_case
@@ -137,11 +138,12 @@ def export_bundle(model: Path, target: Path, *, checks: Checks) -> Certificate |
 
     models = load_models(model)
     section = _own_arithmetic(own_section(models[0]), models[0])
+    licence = licence_of(model, model_json(model))
 
     def fill(folder: Path, scratch: Path) -> Certificate:
         from medseg.exchange.bundle_check import check_bundle
 
-        write_bundle(folder, models, section, name=target.name)
+        write_bundle(folder, models, section, name=target.name, licence=licence)
         infer = build_engine(models, section, device=CPU)
         scans = list(checks.each(infer.plan, scratch))
         cases = check_bundle(folder, infer, scans, threads=torch.get_num_threads())

@@ -30,6 +30,7 @@ from medseg.exchange.nnunet_files import (
 )
 from medseg.exchange.nnunet_plans import Described, describe
 from medseg.exchange.nnunet_postprocessing import read_postprocessing
+from medseg.inference.licence import LICENCE, read_licence
 from medseg.inference.model import load_models, save_ensemble, save_model
 from medseg.networks.build import build_network, parameter_count
 from medseg.networks.nnunet_names import from_nnunet, nnunet_names
@@ -77,7 +78,7 @@ class Imported:
     previous: str | None = None
 
 
-def import_nnunet(
+def import_nnunet(  # noqa: PLR0913 - each is a flag of the command
     source: Path,
     output: Path,
     *,
@@ -88,6 +89,7 @@ def import_nnunet(
     precision: Literal["auto", "float32", "bf16"] = "float32",
     postprocessing: Path | None = None,
     any_trainer: bool = False,
+    licence: Path | None = None,
 ) -> Imported:
     """Writes a model folder that answers as the nnU-Net model does.
 
@@ -105,6 +107,7 @@ def import_nnunet(
         postprocessing: nnU-Net's ``postprocessing.json``, whose clean-up becomes part of the model; None takes none, as
             ``nnUNetv2_predict`` does.
         any_trainer: take a trainer class that medseg does not know for one that builds nnU-Net's own network.
+        licence: text file with the weights' licence, which the model carries from then on; nnU-Net's files have none.
 
     Returns:
         What was written.
@@ -112,14 +115,17 @@ def import_nnunet(
     Raises:
         InputError: there is no such source.
         ModelError: something in it can't be done exactly, is damaged or unsafe; nothing usable was written.
-        UsageError: the source holds several configurations, or the output another model.
+        UsageError: the source holds several configurations, the output another model, or the licence is no text file.
     """
+    text = None if licence is None else read_licence(licence, key="--licence")
     found = find_trained(open_files(source))
     chosen = choose_trained(found, configuration)
     section = InferSection(accumulate=accumulate, precision=precision)
     _refuse_other_model(output)
     with FolderLock(output):
-        return _import(chosen, found, output, _Choice(tuple(folds), checkpoint, section, postprocessing, any_trainer))
+        return _import(
+            chosen, found, output, _Choice(tuple(folds), checkpoint, section, postprocessing, any_trainer, text)
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ class _Choice:
     section: InferSection
     postprocessing: Path | None
     any_trainer: bool
+    licence: bytes | None
 
 
 def _import(one: TrainedFolder, found: tuple[TrainedFolder, ...], output: Path, choice: _Choice) -> Imported:
@@ -158,6 +165,7 @@ def _move(source: Path, target: Path) -> str:
     for stale in (*target.glob("fold_*"), target / "previous"):
         if (stale / "model.json").is_file():
             shutil.rmtree(stale)
+    (target / LICENCE).unlink(missing_ok=True)
     for file in sorted(source.iterdir(), key=lambda path: path.name == "model.json"):
         file.replace(target / file.name)
     return sha256_file(target / "model.json")
@@ -183,9 +191,7 @@ def _write_folds(
                     previous = _write_folds(stage, found, scratch / "previous", choice)[0]
             target = scratch / f"fold_{fold}"
             record = _record(one, path, fold, file, read)
-            parameters = _write(
-                target, read, described, mirrors, record, choice.section, previous if not members else {}
-            )
+            parameters = _write(target, read, described, mirrors, record, choice, previous if not members else {})
             members[target.name] = target
     assert described is not None
     return members, described, parameters
@@ -207,7 +213,7 @@ def _write(
     described: Described,
     mirrors: tuple[int, ...],
     record: Mapping[str, Any],
-    section: InferSection,
+    choice: _Choice,
     previous: Mapping[str, Path],
 ) -> int:
     """Writes the folder of one fold; gives the number of its network's parameters."""
@@ -224,9 +230,10 @@ def _write(
         architecture=described.architecture,
         plan=described.plan.model_copy(update={"mirror_axes": names}),
         mirror_axes_xyz=mirrors,
-        config_text=config_text(_config(record, section)),
+        config_text=config_text(_config(record, choice.section)),
         training=record,
         previous=previous,
+        licence=choice.licence,
     )
     return parameter_count(network)
 
@@ -260,7 +267,8 @@ def _weights(read: Checkpoint, network: UNet, described: Described, name: str) -
 
 def _record(one: TrainedFolder, path: PurePosixPath, fold: str, file: Path, read: Checkpoint) -> dict[str, Any]:
     """What model.json says about the training: names and checksums, no paths."""
-    return {
+    licence = one.dataset.get("licence") or one.dataset.get("license")
+    return ({"data_licence": licence} if isinstance(licence, str) else {}) | {
         "source": SOURCE,
         "name": one.name,
         "dataset": str(one.plans.get("dataset_name", "")),
@@ -287,7 +295,7 @@ def _refuse_other_model(output: Path) -> None:
         return
     if not output.is_dir():
         raise UsageError(f"{output}: is a file, expected a folder for the model; give another --output")
-    own = {"model.json", "plan.yaml", "config.yaml", "weights.safetensors", "previous", ".lock"}
+    own = {"model.json", "plan.yaml", "config.yaml", "weights.safetensors", LICENCE, "previous", ".lock"}
     strange = [
         path.name for path in output.iterdir() if path.name not in own and not path.name.startswith((".", "fold_"))
     ]

@@ -52,13 +52,13 @@ def choose_by_rule(found: Found, rule: SeriesRule) -> tuple[Files, str]:
     fitting = fitting_series(found.series.values(), rule)
     if not fitting:
         raise ScanError(
-            f"{found.label}: none of its {len(found.series)} series is as series asks ({_said(rule)}): it has "
-            f"{_listing(found.series.values())}; change the rule, or leave the folder out"
+            f"{found.label}: none of its {len(found.series)} series is as series asks ({said(rule)}): it has "
+            f"{listing(found.series.values())}; change the rule, or leave the folder out"
         )
     if len(fitting) > 1:
         raise ScanError(
-            f"{found.label}: {len(fitting)} series are as series asks ({_said(rule)}), expected 1: "
-            f"{_listing(fitting)}; say more in the rule, such as description or most_slices"
+            f"{found.label}: {len(fitting)} series are as series asks ({said(rule)}), expected 1: "
+            f"{listing(fitting)}; say more in the rule, such as description or most_slices"
         )
     files = fitting[0]
     if len(found.series) == 1:
@@ -91,12 +91,14 @@ def _fits(files: Files, rule: SeriesRule) -> bool:
     )
 
 
-def _said(rule: SeriesRule) -> str:
+def said(rule: SeriesRule) -> str:
+    """A rule in words, for messages."""
     said = [f"{name} {value}" for name in ("modality", "description", "code") if (value := getattr(rule, name))]
     return ", ".join([*said, *(["most slices"] if rule.most_slices else [])]) or "nothing"
 
 
-def _listing(series: Iterable[Files]) -> str:
+def listing(series: Iterable[Files]) -> str:
+    """Series by code, modality and slices, for messages: without header text."""
     return ", ".join(sorted(_shown(files) for files in series))
 
 

@@ -6,11 +6,13 @@ two numbers that disagree.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +52,22 @@ def series_code(series_uid: str) -> str:
     return hashlib.sha256(series_uid.encode("latin-1", "replace")).hexdigest()[:8]
 
 
+_READ: ContextVar[dict[tuple[Path, Limits], Found] | None] = ContextVar("_READ", default=None)
+
+
+@contextlib.contextmanager
+def headers_read_once() -> Iterator[None]:
+    """Within it, this thread parses the headers of a folder once: for one case, whose channels may share a folder.
+
+    Pixels are read from the very files whose headers were parsed, or refused, so a change in between goes not unseen.
+    """
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
 def find_series(path: Path, limits: Limits, *, allow_none: bool = False) -> Found:
     """Read the headers of every file in a folder (its subfolders are not looked into), or of a single file.
 
@@ -61,6 +79,16 @@ def find_series(path: Path, limits: Limits, *, allow_none: bool = False) -> Foun
     Raises:
         ScanError: no DICOM image there, a file can't be read or parsed, a damaged file lies between the slices.
     """
+    read = _READ.get()
+    found = None if read is None else read.get((path, limits))
+    if found is None:
+        found = _parsed_series(path, limits, allow_none=allow_none)
+        if read is not None and found.series:  # an empty folder is refused by some callers, and not by others
+            read[path, limits] = found
+    return found
+
+
+def _parsed_series(path: Path, limits: Limits, *, allow_none: bool) -> Found:
     label = display_name(path)
     files = _files(path, label, limits)
     headers: list[FileHeader] = []

@@ -207,7 +207,8 @@ class Tags:
     def all_numbers(self, keyword: str) -> tuple[float, ...] | None:
         """However many numbers there are, or None when the tag is absent or empty; () where they can't be read."""
         element = self._element(keyword)
-        if element is None or not element.value:
+        # Looking into a sequence, pydicom turns PixelRepresentation from bytes into a number, which may be 0.
+        if element is None or not (element.value or isinstance(element.value, int)):
             return None
         return self._binary_or_text_numbers(keyword, element) or ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from medseg.errors import UnsupportedScanError
@@ -68,7 +68,7 @@ FORMATS = (
 DICOM = FORMATS[-1]
 
 
-def suffix_of(path: Path) -> str | None:
+def suffix_of(path: PurePath) -> str | None:
     """The known suffix that ``path`` ends with, lower case (``.nii.gz`` rather than ``.gz``), or None."""
     name = path.name.lower()
     fitting = [suffix for entry in FORMATS for suffix in entry.suffixes if name.endswith(suffix)]

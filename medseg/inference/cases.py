@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medseg.config.sections import SeriesSection
+from medseg.config.series import SeriesRules, SeriesSection, rules_of_channels
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
 from medseg.imaging.formats import DICOM
@@ -36,25 +36,43 @@ class InferCase:
         id: the mask's name without suffix.
         images: one file or DICOM folder for all channels, or one per channel.
         fault: why it can't be read, where that was known beforehand; such a case is reported and passed over.
-        series: short code of the DICOM series that was chosen for it; None leaves that to reading.
-        files: names of that series' files in its folder; empty where the whole folder counts.
+        series: short codes of the DICOM series that were chosen for it, one per image; empty leaves that to reading.
+        files: names of the files that count in each image's folder; empty where whole folders do.
     """
 
     id: str
     images: tuple[Path, ...]
     fault: str | None = None
-    series: str | None = None
-    files: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    files: tuple[tuple[str, ...], ...] = ()
 
-    def channels(self, channels: Sequence[ChannelPlan], rule: SeriesSection | None) -> tuple[ChannelPlan, ...]:
-        """A model's channels with the series that they are read from: the chosen one, else the rule's, else the model's."""
-        series = rule if self.series is None else SeriesSection(code=self.series)
-        return tuple(c if series is None else c.model_copy(update={"series": series}) for c in channels)
+    def channels(self, channels: Sequence[ChannelPlan], series: SeriesRules | None) -> tuple[ChannelPlan, ...]:
+        """A model's channels with the series that they are read from: the chosen ones, else as `with_rules`."""
+        if not self.series:
+            return with_rules(channels, series)
+        codes = self.series if len(self.series) == len(channels) else self.series[:1] * len(channels)
+        return tuple(
+            channel.model_copy(update={"series": SeriesSection(code=code)})
+            for channel, code in zip(channels, codes, strict=True)
+        )
 
     @property
     def output_name(self) -> str:
         """File name of its mask where nothing else is asked for: a picture's is a PNG, every other scan's a NIfTI file."""
         return f"{self.id}{OutputSpec().suffix(self.images)}"
+
+
+def with_rules(channels: Sequence[ChannelPlan], series: SeriesRules | None) -> tuple[ChannelPlan, ...]:
+    """A model's channels with the rules of ``infer.series`` in place of those that the model brings along.
+
+    Raises:
+        ConfigError: a rule is for a channel that the model has not.
+    """
+    rules = rules_of_channels(series, [channel.name for channel in channels], key="infer.series")
+    return tuple(
+        channel if rule is None else channel.model_copy(update={"series": rule})
+        for channel, rule in zip(channels, rules, strict=True)
+    )
 
 
 def manifest_cases(
@@ -80,7 +98,7 @@ def find_cases(
     allow_outside: bool = False,
     leave_out: Path | None = None,
     patterns: Sequence[str] = (),
-    series: SeriesSection | None = None,
+    series: SeriesRules | None = None,
 ) -> tuple[InferCase, ...]:
     """Cases that the command line names.
 
@@ -99,7 +117,8 @@ def find_cases(
         leave_out: a folder that is not searched: the output, where it lies below an input.
         patterns: of the files (and DICOM folders) in searched folders only those are taken whose name, or path below the
             folder, fits one, as a shell compares them; empty takes all.
-        series: which series of a DICOM study in searched folders is its scan; None takes every folder as one series.
+        series: ``infer.series``; see `with_rules`. With rules, a DICOM study in searched folders is a case of the series
+            that they mean, one for all channels or one each; without any, every folder with slices is one series.
 
     Returns:
         At least one case, in the order of the inputs, sorted within a folder.
@@ -107,7 +126,9 @@ def find_cases(
     Raises:
         UsageError: an input is missing or of no known kind, holds no scan, or two masks would have one name.
         ManifestError: a manifest is faulty.
+        ConfigError: ``series`` is for a channel that is not there.
     """
+    channels = with_rules(channels, series)
     cases: list[InferCase] = []
     files: list[InferCase] = []
     for path in inputs:
@@ -115,7 +136,9 @@ def find_cases(
             raise UsageError(f"{path}: no such file or folder; check the path")
         suffix = path.suffix.lower()
         if path.is_dir():
-            cases += _joined_channels(_fitting(_folder_cases(path, leave_out, series), path, patterns), channels)
+            scans, studies = _folder_cases(path, leave_out, channels)
+            joined = _joined_channels(_fitting(scans, path, patterns), channels)
+            cases += sorted((*joined, *_fitting(studies, path, patterns)), key=lambda case: (case.images[0], case.id))
         elif suffix == ".txt":
             cases += _list_cases(path)
         elif suffix in _MANIFEST_SUFFIXES:
@@ -156,7 +179,7 @@ def _shown(case: InferCase) -> str:
     return str(case.images[0]) if case.images else case.id
 
 
-def _case_name(text: str) -> str:
+def case_name(text: str) -> str:
     """``text`` as a case id: other characters become ``_``; what is too long ends in a checksum of the whole."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".-") or "scan"
     if len(name) > _LONGEST_NAME:
@@ -170,7 +193,7 @@ def _file_name(path: Path) -> str:
         raise UsageError(
             f"{path}: is of no known kind, expected a scan, a folder, a list (.txt) or a manifest (.json, .csv)"
         )
-    return _case_name(path.name[: len(path.name) - len(suffix)])
+    return case_name(path.name[: len(path.name) - len(suffix)])
 
 
 def _list_cases(path: Path) -> Iterator[InferCase]:
@@ -181,15 +204,21 @@ def _list_cases(path: Path) -> Iterator[InferCase]:
         missing = [image for image in images if not image.exists()]
         fault = f"{path.name}:{number}: {missing[0].name}: no such file; check the list" if missing else None
         first = images[0]
-        name = _case_name(first.name) if first.is_dir() or fault else _file_name(first)
+        name = case_name(first.name) if first.is_dir() or fault else _file_name(first)
         yield InferCase(id=name, images=images, fault=fault)
 
 
-def _folder_cases(top: Path, leave_out: Path | None, series: SeriesSection | None) -> list[InferCase]:
-    """Scans below ``top``, sorted by path; DICOM slices in one folder are one of them."""
+def _folder_cases(
+    top: Path, leave_out: Path | None, channels: Sequence[ChannelPlan]
+) -> tuple[list[InferCase], list[InferCase]]:
+    """Scans below ``top``, sorted by path, and cases that are whole already: DICOM studies with a series per channel.
+
+    DICOM slices in one folder are one scan, or several studies where the channels have rules.
+    """
     cases: list[InferCase] = []
     studies: list[Path] = []
     passed_over = 0
+    by_rule = any(channel.series is not None for channel in channels)
     for folder_name, folders, files in os.walk(top):
         folder = Path(folder_name)
         folders[:] = sorted(
@@ -197,42 +226,25 @@ def _folder_cases(top: Path, leave_out: Path | None, series: SeriesSection | Non
         )
         above = folder.relative_to(top).parts
         slices, others = _parted(folder / name for name in sorted(files) if not name.startswith("."))
-        if slices and series is not None:
+        if slices and by_rule:
             studies.append(folder)
         elif slices and _is_image(slices[0]):
             name = "_".join(above) or top.resolve().name
-            cases.append(InferCase(id=_case_name(name), images=(folder,)))
-        passed_over += bool(slices) and series is None and not _is_image(slices[0])
+            cases.append(InferCase(id=case_name(name), images=(folder,)))
+        passed_over += bool(slices) and not by_rule and not _is_image(slices[0])
         for path in others:
             if suffix := suffix_of(path):
                 name = "_".join((*above, path.name[: len(path.name) - len(suffix)]))
-                cases.append(InferCase(id=_case_name(name), images=(path,)))
+                cases.append(InferCase(id=case_name(name), images=(path,)))
     if passed_over:
         _LOG.warning("%s: %d DICOM folders hold no images (contours, plans) and are left out", top.name, passed_over)
-    if series is not None and studies:
-        cases += _study_cases(top, studies, series)
-    return sorted(cases, key=lambda case: (case.images[0], case.id))
+    whole: list[InferCase] = []
+    if studies:
+        from medseg.inference.dicom_cases import study_cases
 
-
-def _study_cases(top: Path, folders: Sequence[Path], rule: SeriesSection) -> list[InferCase]:
-    """A case per study, called after its series' folder, and its series where the folder holds several."""
-    from medseg.inference.dicom_cases import choose_series
-
-    def name_of(folder: Path, *more: str) -> str:
-        return _case_name("_".join((*(folder.relative_to(top).parts or (top.resolve().name,)), *more)))
-
-    chosen, unread = choose_series(folders, rule, top=top)
-    cases = [
-        InferCase(
-            id=name_of(one.folder, *([one.code] if one.shares_folder else [])),
-            images=(one.folder,),
-            fault=one.fault or None,
-            series=one.code,
-            files=one.files,
-        )
-        for one in chosen
-    ]
-    return cases + [InferCase(id=name_of(folder), images=(folder,), fault=fault) for folder, fault in unread.items()]
+        each = len({channel.series for channel in channels}) > 1
+        (whole if each else cases).extend(study_cases(studies, channels if each else channels[:1], top=top))
+    return sorted(cases, key=lambda case: (case.images[0], case.id)), whole
 
 
 def _fitting(cases: list[InferCase], top: Path, patterns: Sequence[str]) -> list[InferCase]:
@@ -243,7 +255,7 @@ def _fitting(cases: list[InferCase], top: Path, patterns: Sequence[str]) -> list
         names = (image.name, image.relative_to(top).as_posix())
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
-    return [case for case in cases if fits(case.images[0])]
+    return [case for case in cases if any(map(fits, case.images))]
 
 
 def _same(folder: Path, other: Path | None) -> bool:
@@ -316,7 +328,16 @@ def _joined(name: str, members: Mapping[int, InferCase], channels: int) -> Infer
     if found == [-1]:
         return members[-1]
     if found == list(range(channels)):
-        return InferCase(id=name, images=images)
+        those = [members[channel] for channel in found]
+        fault = next((one.fault for one in those if one.fault), None)
+        chosen = all(one.series for one in those)
+        return InferCase(
+            id=name,
+            images=images,
+            fault=fault,
+            series=tuple(one.series[0] for one in those) if chosen else (),
+            files=tuple(one.files[0] for one in those) if chosen else (),
+        )
     listed = ", ".join(image.name for image in images)
     fault = f"{name}: has the channel files {listed}, expected _0000 to _{channels - 1:04d}; add or rename files"
     return InferCase(id=name, images=images[:1], fault=fault)

@@ -87,22 +87,30 @@ def quick_header(images: Sequence[Path]) -> Header | None:
         return None
 
 
-def estimated_bytes(images: Sequence[Path], header: Header | None, plan: Plan, *, only: Sequence[str] = ()) -> int:
+def estimated_bytes(
+    images: Sequence[Path], header: Header | None, plan: Plan, *, only: Sequence[Sequence[str]] = ()
+) -> int:
     """About how much memory reading and preparing a case takes, from its header, or from file sizes where there is none.
 
     Args:
         images: files or folders of the case.
         header: from `quick_header`.
         plan: of the model.
-        only: names of the files of a folder that count; empty counts all.
+        only: per image, names of the files of its folder that count; empty counts all.
 
     Returns:
         Bytes of the scan as float32, once as read and once as prepared; 0 where nothing can be told, which reading explains.
     """
     if header is None:
         try:
-            files = [file for image in images for file in ([image] if image.is_file() else image.iterdir())]
-            return 2 * _BYTES_PER_FILE_BYTE * sum(f.stat().st_size for f in files if not only or f.name in only)
+            parts = zip(images, only, strict=True) if only else ((image, ()) for image in dict.fromkeys(images))
+            files = [
+                file
+                for image, names in parts
+                for file in ([image] if image.is_file() else image.iterdir())
+                if not names or file.name in names
+            ]
+            return 2 * _BYTES_PER_FILE_BYTE * sum(file.stat().st_size for file in files)
         except OSError:
             return 0
     # Both sorted: the plan's sizes are those of turned axes, and which is which does not matter to their product.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from medseg.config.sections import InferSection
+from medseg.config.series import rules_of_channels
 from medseg.errors import ModelError, UsageError
 from medseg.evaluation.postprocessing import Step, apply_steps
 from medseg.imaging import AxisChange, Header, LabelMap, Volume, spacing_xyz_mm, undo_axes
@@ -103,9 +104,11 @@ def build_engine(
 
     Raises:
         ModelError: there is none, or they can't answer together.
+        ConfigError: the section's ``series`` is for a channel that a model has not.
     """
     groups: list[list[Model]] = []
     for model in models:
+        rules_of_channels(section.series, [channel.name for channel in model.plan.channels], key="infer.series")
         alike = next((group for group in groups if _prepares_alike(group[0].plan, model.plan)), None)
         if alike is None:
             groups.append([model])

@@ -16,15 +16,16 @@ class InputFiles:
     """One file or DICOM folder per entry of ``images``, as they are now.
 
     Args:
-        images: as a case has them.
-        only: names of the files of a folder that count, where others lie beside them; empty counts all.
+        images: as a case has them; channels may share a folder.
+        only: per image, names of the files of its folder that count, where others lie beside them; empty counts all.
 
     Raises:
         ScanError: one is missing, can't be read or is no regular file (opening a pipe would wait for ever).
     """
 
-    def __init__(self, images: Sequence[Path], only: Sequence[str] = ()) -> None:
-        self._images, self._only = tuple(images), frozenset(only)
+    def __init__(self, images: Sequence[Path], only: Sequence[Sequence[str]] = ()) -> None:
+        self._images = tuple(images)
+        self._only = tuple(frozenset(names) for names in only or [()] * len(self._images))
         self._stamps = self._look()
 
     def sha256s(self) -> dict[str, str]:
@@ -32,10 +33,12 @@ class InputFiles:
 
         A folder's checksum depends on its files' bytes, not on their names: slices are sorted by their headers.
         """
+        parts = list(zip(self._images, self._only, strict=True))
         try:
-            return {f"image_{number:04d}": _sha256(path, self._only) for number, path in enumerate(self._images)}
+            known = {part: _sha256(*part) for part in dict.fromkeys(parts)}
         except OSError as error:
             raise ScanError(f"{self._images[0].name}: can't be read ({error.strerror}); check the file") from error
+        return {f"image_{number:04d}": known[part] for number, part in enumerate(parts)}
 
     def check_unchanged(self) -> None:
         """Raises ScanError if a file was changed, replaced, added or removed since this object was made."""
@@ -43,7 +46,8 @@ class InputFiles:
             raise ScanError(f"{self._images[0].name}: was changed while it was read; run again when it is complete")
 
     def _look(self) -> tuple[_Stamp, ...]:
-        return tuple(_stamp(path) for image in self._images for path in _files(image, self._only))
+        parts = dict.fromkeys(zip(self._images, self._only, strict=True))
+        return tuple(_stamp(path) for image, only in parts for path in _files(image, only))
 
 
 def _files(image: Path, only: frozenset[str]) -> list[Path]:

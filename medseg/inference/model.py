@@ -1,6 +1,7 @@
 """A trained model's folder: weights, plan, labels, versions and hashes. Nothing outside it is needed to use it.
 
-``model.json`` names every other file with its SHA-256; weights are safetensors, so loading a model runs no code of its own.
+``model.json`` names every other file with its SHA-256; weights are safetensors, so loading a model runs no code of its own. The
+weights' licence is one of them where the training's config gives its text (`licence`).
 An ensemble's folder holds one such folder per member, and a ``model.json`` that names them with their SHA-256 and the
 post-processing that is part of the model. Its members' weights stay on the disk and go, one after another, through one
 network on the device: five folds need the memory of one.
@@ -26,6 +27,7 @@ from torch import nn
 from medseg.durable import read_json, sha256_bytes, sha256_file, sha256_json, write_bytes, write_json, write_text
 from medseg.errors import ConfigError, InputError, ModelError
 from medseg.evaluation.postprocessing import Step, steps_from_plain
+from medseg.inference.licence import LICENCE, joined_licences, licence_of, write_licence
 from medseg.networks.build import build_network
 from medseg.preparation.plan import Plan
 from medseg.preparation.plan_file import plan_text
@@ -77,7 +79,7 @@ class Model:
         return tuple(self.plan.labels)
 
 
-def save_model(
+def save_model(  # noqa: PLR0913 - a model has that many parts
     folder: Path,
     network: nn.Module,
     *,
@@ -88,6 +90,7 @@ def save_model(
     training: Mapping[str, Any],
     contract: Mapping[str, Any] | None = None,
     previous: Mapping[str, Path] | None = None,
+    licence: bytes | None = None,
 ) -> str:
     """Writes a model folder; ``model.json`` comes last, so a folder with it is whole.
 
@@ -101,6 +104,7 @@ def save_model(
         training: plain values about the training: manifest, prepared data, fold, steps, seed, precision, validation.
         contract: of the training scans (``InputContract.plain``), where it is known.
         previous: of a cascade's second stage, name to model folder of its first, copied into ``folder/previous``.
+        licence: text of the weights' licence, which becomes ``LICENSE``; None where there is none.
 
     Returns:
         The model's SHA-256.
@@ -119,7 +123,7 @@ def save_model(
         "plan": plan.model_dump(mode="json"),
         "training": dict(training),
         "versions": {name: version(name) for name in _PACKAGES},
-        "files": files,
+        "files": files | write_licence(folder, licence),
     }
     if contract is not None:
         content["contract"] = dict(contract)
@@ -159,6 +163,7 @@ def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Mo
     if "members" not in info:
         return (load_model(folder, device=device),)
     shared: dict[str, _SharedNetwork] = {}
+    licence_of(folder, info)  # checked, like every file
     try:
         members = [_load_member(folder, member, shared, device) for member in info["members"]]
         steps = steps_from_plain(info["postprocessing"], members[0].class_names)
@@ -252,6 +257,7 @@ def model_json(folder: Path) -> dict[str, Any]:
 def _described(folder: Path, info: Mapping[str, Any], network: nn.Module) -> Model:
     plan = Plan.model_validate_json(json.dumps(info["plan"]), strict=True)
     axes = tuple(int(axis) for axis in info["mirror_axes_xyz"])
+    licence_of(folder, info)  # checked, like every file
     return Model(network, plan, axes, sha256_file(folder / "model.json"), folder, info)
 
 
@@ -318,7 +324,9 @@ def save_ensemble(
         if "members" in info:
             raise ModelError(f"{name}: is an ensemble itself, expected a single model; name its members")
     first = next(iter(infos.values()))
-    content = {
+    licences = {name: licence_of(source, infos[name]) for name, source in members.items()}
+    licence = joined_licences(licences)
+    content: dict[str, Any] = {
         "format": ENSEMBLE_FORMAT,
         "kind": "medseg model",
         "members": [{"folder": name, "sha256": sha256_file(path / "model.json")} for name, path in members.items()],
@@ -329,16 +337,20 @@ def save_ensemble(
     }
     first = _previous_models().save_previous(folder, _previous_models().previous_of(members))
     content |= first
+    if licence is not None:
+        content["files"] = {LICENCE: sha256_bytes(licence)}
     if not _is_written(folder, content):
         with contextlib.suppress(FileNotFoundError):
             (folder / "model.json").unlink()
         for name, source in members.items():
             for file in _MEMBER_FILES:
                 write_bytes(folder / name / file, _checked_file(source, file, infos[name]["files"]))
+            write_licence(folder / name, licences[name])
             write_bytes(folder / name / "model.json", (source / "model.json").read_bytes())
         for stale in folder.iterdir():
             if stale.is_dir() and stale.name not in (*members, *first) and (stale / "model.json").is_file():
                 shutil.rmtree(stale)
+        write_licence(folder, licence)
         write_json(folder / "model.json", content)
     return sha256_file(folder / "model.json")
 
@@ -348,12 +360,15 @@ def _is_written(folder: Path, content: Mapping[str, Any]) -> bool:
     try:
         if read_json(folder / "model.json") != json.loads(json.dumps(content)):
             return False
+        licence_of(folder, content)
         for member in content["members"]:
             path = folder / member["folder"]
             if sha256_file(path / "model.json") != member["sha256"]:
                 return False
+            info = read_json(path / "model.json")
+            licence_of(path, info)
             for file in _MEMBER_FILES:
-                _checked_file(path, file, read_json(path / "model.json")["files"])
+                _checked_file(path, file, info["files"])
     except (OSError, InputError):
         return False
     return True

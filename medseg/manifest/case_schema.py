@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from medseg.manifest.cases import Case
@@ -88,7 +89,8 @@ class CaseParser:
         for path in paths:
             if fault := path_fault(path):
                 self.faults.add(where, f"{key} {path[:200]!r} {fault}")
-        if len(set(paths)) < len(paths):
+        twice = {path for place, path in enumerate(paths) if path in paths[:place]}
+        if twice and not (key == "image" and _may_be_folders(twice)):
             self.faults.add(where, f"{key} names one path twice, expected each once")
         return tuple(paths)
 
@@ -145,6 +147,13 @@ class CaseParser:
             elif value is not None:
                 self.faults.add(where, f"{key} is {value!r:.60}, expected text, a number or nothing")
         return extra
+
+
+def _may_be_folders(paths: Iterable[str]) -> bool:
+    """Whether none is a scan's file by its name: of a DICOM folder each channel may take a series, as the config tells."""
+    from medseg.imaging import suffix_of  # late: it brings numpy along
+
+    return all(suffix_of(PurePosixPath(path)) is None for path in paths)
 
 
 _SPELLINGS: dict[str, tuple[str | None, str | None]] = {}

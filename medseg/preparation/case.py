@@ -7,13 +7,16 @@ functions, and every step of the geometry is in the `Grid`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from medseg.config.series import told_apart
 from medseg.errors import GeometryError, ScanError
 from medseg.imaging import (
     AxisChange,
@@ -87,31 +90,97 @@ def load_case(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel])
     """Reads the files of one case and joins their channels.
 
     Args:
-        images: one file with all channels, or one file (or DICOM folder) per channel.
+        images: one file with all channels, one file (or DICOM folder) per channel, or one DICOM folder with a series for
+            each channel, which have rules of their own then.
         channels: the plan's, or the manifest's expanded.
 
     Returns:
         A Volume (C, X, Y, Z) on the grid of the first file.
 
     Raises:
-        ScanError: a file can't be used, or the number of files does not fit the channels.
+        ScanError: a file can't be used, the number of files does not fit the channels, or two channels are one series.
         GeometryError: a later channel does not overlap the first.
     """
-    volumes, names, rest = [], [], list(channels)
+
+    def read(path: Path, count: int, first: ChannelPlan | Channel) -> Volume:
+        return read_volume(path, channels=count, unit=first.unit, series=first.series)
+
+    return join_channels(images, channels, read)
+
+
+def join_channels(
+    images: Sequence[Path],
+    channels: Sequence[ChannelPlan | Channel],
+    read: Callable[[Path, int, ChannelPlan | Channel], Volume],
+) -> Volume:
+    """As `load_case`, each file read by ``read(path, how many channels, the first of them)``."""
+    images = tuple(images)
+    if len(images) == 1 < len(channels) and told_apart([c.series for c in channels]) and images[0].is_dir():
+        images *= len(channels)
+    with _headers_read_once(images):
+        return _joined(images, channels, read)
+
+
+def _headers_read_once(images: Sequence[Path]) -> AbstractContextManager[None]:
+    if not any(image.is_dir() for image in images):
+        return nullcontext()
+    from medseg.imaging.dicom_series import headers_read_once  # late: most scans need no pydicom
+
+    return headers_read_once()
+
+
+def _joined(
+    images: Sequence[Path],
+    channels: Sequence[ChannelPlan | Channel],
+    read: Callable[[Path, int, ChannelPlan | Channel], Volume],
+) -> Volume:
+    volumes: list[Volume] = []
+    taken: dict[tuple[Path, str], str] = {}
+    names: list[str] = []
+    rest = list(channels)
     for path, count in zip(images, channels_per_file(images, channels), strict=True):
-        volumes.append(read_volume(path, channels=count, unit=rest[0].unit, series=rest[0].series))
+        volumes.append(_read_channel(read, path, count, rest[0], alone=len(images) == 1))
         names.append(rest[0].name)
+        header = volumes[-1].header
+        if rest[0].series is not None and header is not None:
+            other = taken.setdefault((path, header.series), names[-1])
+            if other != names[-1]:
+                what = f"series {header.series}" if header.series else "the one series"
+                raise ScanError(
+                    f"channel {names[-1]}: its rule takes {what} of {path.name}, which is channel {other} already, "
+                    "expected another; say more in the rules"
+                )
         del rest[:count]
     return align_channels(volumes, names)
+
+
+def _read_channel(
+    read: Callable[[Path, int, ChannelPlan | Channel], Volume],
+    path: Path,
+    count: int,
+    channel: ChannelPlan | Channel,
+    *,
+    alone: bool,
+) -> Volume:
+    try:
+        return read(path, count, channel)
+    except ScanError as error:
+        if alone or channel.series is None:
+            raise
+        raise type(error)(f"channel {channel.name}: {error}") from error
 
 
 def align_channels(volumes: Sequence[Volume], names: Sequence[str]) -> Volume:
     """Joins volumes along the channel axis; one on another grid is resampled (trilinear, 0 outside) to the first's.
 
+    The header is the first's, with the warnings of all, each after its channel's name where there are several volumes.
+
     Raises:
         GeometryError: a volume lies wholly outside the first one.
     """
     first = volumes[0]
+    if len(volumes) == 1:
+        return first
     arrays = [first.array]
     for volume, name in zip(volumes[1:], names[1:], strict=True):
         if grid_difference(first.shape, first.affine, volume.shape, volume.affine) is None:
@@ -123,8 +192,11 @@ def align_channels(volumes: Sequence[Volume], names: Sequence[str]) -> Volume:
                 f"channel {name}: does not overlap channel {names[0]} in space; check the files' geometry"
             )
         arrays.append(moved.array)
-    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return Volume(array, first.affine, first.header)
+    header = first.header
+    if header is not None:
+        named = zip(names, (volume.header for volume in volumes), strict=True)
+        header = replace(header, warnings=tuple(f"{name}: {w}" for name, h in named if h for w in h.warnings))
+    return Volume(np.concatenate(arrays), first.affine, header)
 
 
 def axis_change(affine: Affine, *, orientation: Literal["RAS", "native"], picture: bool) -> AxisChange:

@@ -229,7 +229,9 @@ def examine(inputs: CaseInputs) -> tuple[tuple[Fixed, ...], CaseFacts | None]:
     Raises:
         ScanError: a file can't be read at all, or changed while it was read.
     """
-    files = inputs.known or tuple(fix(path) for path in inputs.paths)
+    # Channels may share a folder.
+    fixed_once = {} if inputs.known else {path: fix(path) for path in dict.fromkeys(inputs.paths)}
+    files = inputs.known or tuple(fixed_once[path] for path in inputs.paths)
     key = inputs.key(files)
     if key == inputs.facts_key:
         return files, None

@@ -18,10 +18,10 @@ import numpy as np
 from monai.transforms import LoadImaged
 
 from medseg.adapters.reader import MedsegReader
-from medseg.config.sections import SeriesSection
+from medseg.config.series import SeriesSection
 from medseg.imaging import Volume, read_header
 from medseg.manifest.cases import Channel
-from medseg.preparation.case import align_channels, channels_per_file
+from medseg.preparation.case import join_channels
 from medseg.preparation.plan import ChannelPlan
 
 
@@ -47,17 +47,14 @@ def _loader(channels: int, unit: str | None, series: SeriesSection | None) -> Lo
 
 def load_scan(images: Sequence[Path], channels: Sequence[ChannelPlan | Channel]) -> Volume:
     """As `medseg.preparation.case.load_case`, by way of MONAI."""
-    volumes, names, rest = [], [], list(channels)
-    for path, count in zip(images, channels_per_file(images, channels), strict=True):
-        volumes.append(_load(path, count, rest[0].unit, rest[0].series))
-        names.append(rest[0].name)
-        del rest[:count]
-    return align_channels(volumes, names)
+    return join_channels(images, channels, _load)
 
 
-def _load(path: Path, channels: int, unit: str | None, series: SeriesSection | None) -> Volume:
+def _load(path: Path, count: int, first: ChannelPlan | Channel) -> Volume:
     with _quiet("medseg.adapters.reader"):  # what it would warn of comes with the header, and prepare's table shows it
-        tensor = _loader(channels, unit, series)({"image": str(path)})["image"]
+        tensor = _loader(count, first.unit, first.series)({"image": str(path)})["image"]
     array = np.asarray(tensor.as_tensor().numpy(), np.float32)
     affine = np.array(tensor.affine.numpy(), np.float64)
-    return Volume(array, affine, replace(read_header(path, series=series), warnings=tuple(tensor.meta["warnings"])))
+    return Volume(
+        array, affine, replace(read_header(path, series=first.series), warnings=tuple(tensor.meta["warnings"]))
+    )

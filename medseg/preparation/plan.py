@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from medseg.config.base import Positive, PositiveInt, Section, Size, Spacing
-from medseg.config.sections import SeriesSection
+from medseg.config.series import SeriesSection
 from medseg.imaging.regions import Regions, index_labels, regions_of
 
 Preset = Literal["plain", "small", "resenc_m", "resenc_l", "resenc_xl"]

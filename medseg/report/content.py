@@ -130,7 +130,7 @@ class _Reader:
 
     def __init__(self, cases: CaseSet, table: ScoreTable, scores: Path) -> None:
         self.protocol, self._references = cases.protocol, scores / "references"
-        self.scans = cases.scans
+        self.scans, self.series = cases.scans, cases.series
         scored = {row.case for row in table.rows}
         self.pairs: dict[str, CasePaths] = {pair.case_id: pair for pair in cases.pairs if pair.case_id in scored}
         self._faulty: set[str] = set()
@@ -162,7 +162,7 @@ class _Reader:
         if path is None:
             return None
         try:
-            volume = read_volume(path)
+            volume = read_volume(path, series=self.series)
         except MedsegError as error:
             _LOG.warning("report: %s", error)
             return None

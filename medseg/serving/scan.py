@@ -59,8 +59,9 @@ def read_upload(upload: Upload) -> tuple[Volume, tuple[Path, ...]]:
     """
     images = find_images(upload)
     limits = Limits(max_voxels=upload.max_voxels)
-    for image in images:
-        read_header(image, limits=limits)
+    by_image = zip(images if len(images) > 1 else images * len(upload.channels), upload.channels, strict=False)
+    for image, series in dict.fromkeys((image, channel.series) for image, channel in by_image):
+        read_header(image, series=series, limits=limits)
     return load_case(images, upload.channels), images
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from medseg.errors import EnvironmentFault, InputError, MedsegError, ScanError, UsageError
 from medseg.imaging import Volume
 from medseg.imaging.label_table import label_table
+from medseg.inference.cases import with_rules
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.measures import measure_classes
 from medseg.inference.outputs import OutputSpec, write_outputs
@@ -173,7 +174,7 @@ class Service:
         upload = Upload(
             body=body,
             folder=folder,
-            channels=tuple(self.engine.plan.channels),
+            channels=with_rules(self.engine.plan.channels, self.engine.section.series),
             max_unpacked_bytes=self.limits.max_unpacked_bytes,
             max_files=self.limits.max_files,
             max_voxels=self.limits.max_voxels,

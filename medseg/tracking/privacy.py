@@ -28,6 +28,7 @@ ARTIFACT_SUFFIXES = frozenset(
     {".csv", ".html", ".json", ".jsonl", ".md", ".onnx", ".safetensors", ".txt", ".yaml", ".yml"}
 )
 """Files that may be logged as they are. No scan, mask or picture format is among them."""
+_ARTIFACT_NAMES = frozenset({"LICENSE"})
 
 # C0, DEL, C1, direction marks, line and paragraph separators, and lone surrogates (undecodable bytes of a file name).
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -44,6 +45,11 @@ _COMMON_NAMES = frozenset(
      "server", "test", "train", "ubuntu", "user", "work"}
 )  # fmt: skip
 _HIDDEN = "<path>"
+
+
+def may_be_logged(path: Path) -> bool:
+    """Whether a file may be logged as it is, by its name."""
+    return path.suffix in ARTIFACT_SUFFIXES or path.name in _ARTIFACT_NAMES
 
 
 def escape_control(text: str) -> str:

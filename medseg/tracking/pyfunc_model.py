@@ -63,7 +63,7 @@ class SegmentationModel(PythonModel):  # type: ignore[misc, unused-ignore]
 
     def _cases(self, engine: Any, path: Path) -> Any:
         cases = _of_medseg("inference.cases").find_cases(
-            [path], channels=engine.plan.channels, series=engine.section.series or engine.plan.channels[0].series
+            [path], channels=engine.plan.channels, series=engine.section.series
         )
         if len(cases) != 1:
             raise ValueError(f"{path.name}: holds {len(cases)} scans, expected a path per scan")

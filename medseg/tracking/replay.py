@@ -260,7 +260,7 @@ class Replay:
     def _folder_files(self, run_id: str, fields: Mapping[str, Any]) -> None:
         folder = self._in_work(fields)
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.is_symlink() and path.suffix in privacy.ARTIFACT_SUFFIXES:
+            if path.is_file() and not path.is_symlink() and privacy.may_be_logged(path):
                 self._store.put_file(run_id, path, f"{fields['name']}/{path.relative_to(folder).as_posix()}")
 
     def _model(self, run_id: str, fields: Mapping[str, Any]) -> None:

@@ -152,7 +152,7 @@ class TrackedRun:
     @_quietly
     def log_file(self, path: Path, name: str | None = None) -> None:
         """A small text-like file as the artifact ``name`` (default: its own name), as it is now."""
-        if path.suffix not in privacy.ARTIFACT_SUFFIXES:
+        if not privacy.may_be_logged(path):
             raise ValueError(f"{path.suffix or 'a file without suffix'} is no kind of file that may be logged")
         blob = self._blob(path.read_bytes(), path.suffix)
         self._append("file", name=privacy.safe_name(name or path.name), blob=blob)

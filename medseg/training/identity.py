@@ -29,7 +29,7 @@ def identity_of(
     """
     cases, plan = inputs.prepared.cases, inputs.prepared.plan
     unused = {"reasons", "fingerprint_sha256", "made_from_cases"}
-    untrained: dict[str, Any] = {"save_minutes": True, "workers": True}
+    untrained: dict[str, Any] = {"save_minutes": True, "workers": True, "licence": True}
     cascade = {"previous": dict(inputs.prepared.previous)} if plan.previous_channels else {}
     if not cascade:  # what only a cascade has stays out, so that other runs' records are what they were
         unused.add("previous_channels")

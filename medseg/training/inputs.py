@@ -13,6 +13,7 @@ from medseg.config.sections import Config, PrepareSection
 from medseg.config.train_sections import TrainSection
 from medseg.durable import sha256_bytes
 from medseg.errors import InputError
+from medseg.inference.licence import read_licence
 from medseg.manifest import load_manifest
 from medseg.manifest.cases import Case, Manifest
 from medseg.preparation.plan import Plan
@@ -38,6 +39,8 @@ class TrainingInputs:
         inner: training cases set aside for early stopping, not in ``training``.
         init_from: weights to start with.
         previous: of a cascade's second stage, name to model folder of its first.
+        licence: text of the weights' licence.
+        data_licence: what the manifest says of the data's.
     """
 
     prepared: PreparedData
@@ -52,6 +55,8 @@ class TrainingInputs:
     inner: tuple[str, ...] = ()
     init_from: Path | None = None
     previous: Mapping[str, Path] = field(default_factory=dict)
+    licence: bytes | None = None
+    data_licence: str = ""
 
 
 def open_inputs(
@@ -63,7 +68,7 @@ def open_inputs(
         config: the experiment.
         manifest_path: the config's manifest.
         work: folder that holds ``prepared``.
-        config_folder: where ``train.init_from`` and ``prepare.previous_work`` start.
+        config_folder: where ``train.init_from``, ``train.licence`` and ``prepare.previous_work`` start.
         allow_changed: take prepared data that were made with other settings.
 
     Raises:
@@ -86,16 +91,17 @@ def training_inputs(
         config: the experiment.
         manifest: its cases.
         prepared: its prepared data.
-        config_folder: where ``train.init_from`` and ``prepare.previous_work`` start.
+        config_folder: where ``train.init_from``, ``train.licence`` and ``prepare.previous_work`` start.
 
     Raises:
+        UsageError: ``train.licence`` is no text file.
         InputError: a case of the manifest was not prepared, and skipping bad cases was not asked for; or a cascade's first
             stage is not there.
         ChangedError: a cascade's first stage is not the one that drew the prepared masks.
     """
     fold, skip = config.data.fold, config.prepare.on_bad_case == "skip"
     kept, held_out = manifest.fold_cases(fold) if fold is not None else (manifest.training, ())
-    early, init_from = config.train.early_stopping, config.train.init_from
+    early, init_from, licence = config.train.early_stopping, config.train.init_from, config.train.licence
     inner: tuple[Case, ...] = ()
     if early.patience_epochs is not None:
         kept, inner = inner_split(kept, share=early.inner_share, seed=config.seed)
@@ -112,6 +118,8 @@ def training_inputs(
         inner=prepared_ids(prepared, inner, skip=skip),
         init_from=config_folder / init_from if init_from is not None else None,
         previous=first_stage_models(config.prepare, prepared, fold=fold, config_folder=config_folder),
+        licence=None if licence is None else read_licence(config_folder / licence, key="train.licence"),
+        data_licence=manifest.licence,
     )
 
 

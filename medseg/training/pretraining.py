@@ -119,7 +119,7 @@ def _works(
         try:
             images = resolve(manifest, bare, data_root, allow_outside).images
             files = tuple(fix(path) for path in images)
-            values = math.prod(read_header(images[0]).shape) * len(plan.channels)
+            values = math.prod(read_header(images[0], series=plan.channels[0].series).shape) * len(plan.channels)
         except MedsegError as error:
             _LOG.warning("%s; it is left out", str(error).replace("\n", "; "))
             continue

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg.durable import remove_stale_temporaries
+from medseg.durable import read_json, remove_stale_temporaries, sha256_bytes
 from medseg.errors import InputError, UsageError
+from medseg.inference.licence import LICENCE
 from medseg.networks.precision import choose_precision
 from medseg.training.architecture import architecture_of
 from medseg.training.course import add_leg
@@ -77,6 +78,7 @@ def run_training(  # noqa: PLR0913 - the one way to train a fold, called by four
 
     identity, extending, finished = processes.only_first(begin)
     if finished and not extending:
+        _warn_of_licence(inputs, folder)
         return
     with contextlib.closing(
         make_trainer(inputs, architecture, device=device, precision=precision, processes=processes, stop=stop)
@@ -93,6 +95,15 @@ def run_training(  # noqa: PLR0913 - the one way to train a fold, called by four
             yield result
         if state.progress.step >= state.progress.steps and not _epoch_end_missing(state):
             processes.only_first(lambda: trainer.save_model(folder / "model", state))
+
+
+def _warn_of_licence(inputs: TrainingInputs, folder: Path) -> None:
+    known = read_json(folder / "model" / "model.json").get("files", {}).get(LICENCE)
+    if known != (None if inputs.licence is None else sha256_bytes(inputs.licence)):
+        _LOG.warning(
+            "%s: train.licence is not the one the model was saved with, which it keeps; --fresh trains a new one",
+            folder.name,
+        )
 
 
 def _check(inputs: TrainingInputs, processes: Processes) -> None:

@@ -217,6 +217,7 @@ class Trainer:
                 "training_cases": len(inputs.training),
                 "set_aside_cases": list(inputs.inner),
                 "manifest_sha256": inputs.manifest_sha256,
+                **({"data_licence": inputs.data_licence} if inputs.data_licence else {}),
                 "prepared_sha256": inputs.prepared.sha256,
                 "weights": "exponential moving average of the last steps; no checkpoint was picked by its score",
                 "events": progress.events,
@@ -224,4 +225,5 @@ class Trainer:
             },
             contract=None if contract is None else contract.plain(),
             previous=inputs.previous,
+            licence=inputs.licence,
         )

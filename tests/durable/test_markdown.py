@@ -1,6 +1,6 @@
 import pytest
 
-from medseg.durable.markdown import code, fenced, plain, table
+from medseg.durable.markdown import code, fenced, plain, table, text_table
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,8 @@ def test_code_ends_where_it_should():
 
 def test_a_table():
     assert table(["a", "b"], [["1", "2"]], gap="~") == ["| a~ | b~ |", "| --- | --- |", "| 1~ | 2~ |"]
+
+
+def test_a_bar_ends_no_cell_of_text():
+    assert text_table(["a|b"], [["1|2"]]) == ["| a/b |", "| --- |", "| 1/2 |"]
+    assert text_table([], []) == ["|  |", "|  |"]

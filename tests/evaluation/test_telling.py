@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
 
+from medseg.config.sections import DataSection, InferSection
+from medseg.config.series import SeriesSection
 from medseg.evaluation.case import ClassScores
-from medseg.evaluation.experiment import CaseSet
+from medseg.evaluation.experiment import CaseSet, first_series
 from medseg.evaluation.matching import CasePaths
 from medseg.evaluation.protocol import make_protocol
 from medseg.evaluation.telling import ranked_cases, telling_cases, telling_slices
-from medseg.imaging import LabelMap, Volume, write_label_map, write_volume
+from medseg.imaging import LabelMap, Volume, read_volume, write_label_map, write_volume
+from medseg.manifest import Channel, Manifest
 from medseg.tracking.figures import overlay_png
+from tests.imaging.test_dicom_choice import add_series
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])  # LPS order on disk: RAS turns x and y round
 
@@ -53,6 +57,31 @@ def test_the_slice_with_most_of_the_structure_is_shown_as_radiologists_look_at_i
 def test_a_scan_that_can_not_be_read_is_left_out(one_case, tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"broken")
     assert list(telling_slices(one_case, {"a": row(1.0)})) == []
+
+
+def test_a_scan_of_a_dicom_folder_is_shown_by_its_series(tmp_path):
+    for number, name in enumerate(("flair", "t1"), start=1):
+        add_series(tmp_path / "scan", number, modality="MR", description=name)
+    rules = {name: SeriesSection(description=name.lower()) for name in ("T1", "FLAIR")}
+    scan = read_volume(tmp_path / "scan", series=rules["T1"])
+    mask = LabelMap(np.ones(scan.shape, np.uint8), scan.affine)
+    for name in ("mask", "truth"):
+        write_label_map(mask, tmp_path / f"{name}.nii.gz", like=None)
+    pair = CasePaths(case_id="a", prediction=tmp_path / "mask.nii.gz", reference=tmp_path / "truth.nii.gz")
+    channels = tuple(Channel(name=name) for name in rules)
+    manifest = Manifest(name="x", licence="x", channels=channels, labels={}, training=())
+    data, infer = DataSection(manifest="m.json", series=rules), InferSection()
+    protocol = make_protocol(labels={"background": (0,), "organ": (1,)})
+    cases = CaseSet(
+        name="set", pairs=[pair], protocol=protocol, scans={"a": tmp_path / "scan"},
+        series=first_series(manifest, infer=infer, data=data),
+    )  # fmt: skip
+    assert cases.series == rules["T1"]
+    ((_, (image, *_)),) = telling_slices(cases, {"a": row(1.0)})
+    # Of equally full slices the first; LPS planes turned to RAS.
+    np.testing.assert_array_equal(image, scan.array[0, ::-1, ::-1, 0])
+    other = infer.model_copy(update={"series": rules["FLAIR"]})
+    assert first_series(manifest, infer=other, data=data) == rules["FLAIR"]
 
 
 def test_ranks_are_spread_evenly_from_the_worst_to_the_best():

@@ -20,7 +20,7 @@ from tests.synthetic import scan
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("context")
-    model = write_model(tmp_path_factory.mktemp("trained") / "model")
+    model = write_model(tmp_path_factory.mktemp("trained") / "model", licence=b"Mine.\n")
     write_container(folder, model, settings=Settings(output="organs"), wheels=None)
     return folder
 
@@ -41,6 +41,7 @@ def test_the_build_context(home):
     assert f"python:{sys.version_info.major}.{sys.version_info.minor}-slim" in dockerfile
     assert read_settings(home / "challenge.json") == Settings(output="organs")
     assert (home / "model" / "weights.safetensors").is_file()
+    assert (home / "model" / "LICENSE").read_bytes() == b"Mine.\n"
     assert "--network none --read-only" in (home / "try.sh").read_text()
 
 

@@ -89,6 +89,12 @@ def test_again_gives_the_same_and_another_model_is_not_overwritten(tmp_path):
     assert {path.name for path in first.folder.iterdir()} == {
         "config.yaml", "model.json", "plan.yaml", "weights.safetensors"
     }  # fmt: skip
+    (tmp_path / "licence.txt").write_text("Mine.\n")
+    licensed = import_nnunet(ARCHIVE, tmp_path / "model", **choice, licence=tmp_path / "licence.txt")
+    assert licensed.sha256 != first.sha256
+    assert (tmp_path / "model" / "LICENSE").read_text() == "Mine.\n"
+    assert import_nnunet(ARCHIVE, tmp_path / "model", **choice).sha256 == first.sha256
+    assert not (tmp_path / "model" / "LICENSE").exists()
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.nii.gz").touch()
     with pytest.raises(UsageError, match=r"holds a\.nii\.gz already, expected a new or empty folder"):

@@ -36,7 +36,7 @@ def test_the_backend_decides_on_the_folder(tmp_path):
 def test_masks_are_those_of_torch(tmp_path):
     from medseg.cli.main import main
 
-    folder = write_model(tmp_path / "model")
+    folder = write_model(tmp_path / "model", licence=b"Mine.\n")
     image, _ = write_scan(scan("oblique_flipped"), tmp_path)
     arguments = ["export", str(folder), "--onnx", str(folder / "onnx"), "--cases", str(image)]
     assert main(arguments) == 0
@@ -47,6 +47,8 @@ def test_masks_are_those_of_torch(tmp_path):
     assert certificate["networks"][0]["free"] == "batch and sizes"
     assert certificate["networks"][0]["score_difference"] < 1e-4
     exported = load_model(folder / "onnx")
+    assert (folder / "onnx" / "LICENSE").read_bytes() == b"Mine.\n"
+    assert "LICENSE" in exported.info["files"]
     assert isinstance(exported.network, OnnxNetwork)
     image_batch = torch.randn(3, 1, 6, 10, 8)  # sizes that the export has not seen
     with torch.inference_mode():

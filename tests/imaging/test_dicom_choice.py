@@ -1,21 +1,23 @@
 import numpy as np
 import pytest
 
-from medseg.config.sections import SeriesSection
+from medseg.config.series import SeriesSection
 from medseg.errors import ScanError
 from medseg.imaging import read_header, read_volume
 from medseg.imaging.dicom_series import series_code
 from tests.imaging import dicom_samples as samples
 
 
-def add_series(folder, number, *, count=3, modality="CT", description="", patient="P1", study="1"):
-    """A series of its own among others in a folder."""
+def add_series(folder, number, *, count=3, modality="CT", description="", patient="P1", study="1", **tags):
+    """A series of its own among others in a folder, with these tags in every slice."""
 
     def change(ds, index):
         ds.SOPInstanceUID = f"{samples.SECRET_UID}.{patient}.{number}.{index}".replace("P", "9")
         ds.SeriesInstanceUID = uid(number)
         ds.StudyInstanceUID = f"{samples.SECRET_UID}.3.{study}"
         ds.PatientID, ds.SeriesDescription = patient, f"{samples.SECRET} {description}"
+        for keyword, value in tags.items():
+            setattr(ds, keyword, value)
 
     planes = samples.stored(count, seed=number) if modality != "PT" else samples.stored(count, dtype="uint16")
     samples.write_series(folder, planes, modality=modality, change=change, names=f"S{number}_{{:04d}}.dcm")

@@ -56,7 +56,7 @@ def threshold_model(spacing=(1.0, 1.0, 1.0), *, low=200.0, high=400.0, sha256="a
     )
 
 
-def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, previous=None, **plan_changes):
+def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, previous=None, licence=None, **plan_changes):
     """A model folder with a small U-Net whose weights come from ``seed``."""
     plan = plan_for(
         dimensions=dimensions,
@@ -86,5 +86,6 @@ def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, previou
         config_text=yaml.safe_dump(config),
         training={"fold": 0},
         previous=previous,
+        licence=licence,
     )
     return folder

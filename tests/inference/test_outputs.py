@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config.sections import InferSection, OutputSection, SeriesSection
+from medseg.config.sections import InferSection, OutputSection
+from medseg.config.series import SeriesSection
 from medseg.errors import ScanError
 from medseg.imaging import Header, LabelMap, read_header, read_label_map
 from medseg.imaging.label_table import label_table

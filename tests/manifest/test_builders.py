@@ -13,6 +13,7 @@ from medseg.manifest.builders import (
     build_from_folders,
     build_from_nnunet,
 )
+from tests.imaging.test_dicom_choice import add_series
 
 LESION = {"lesion": (1,)}
 
@@ -256,3 +257,15 @@ def test_a_tree_without_dicom_is_refused(tmp_path):
     touch(tmp_path, "a/b.dcm")
     with pytest.raises(ManifestError, match="no DICOM series was found"):
         build_from_dicom(tmp_path, label_values=LESION)
+
+
+def test_a_folder_of_several_series_is_told_with_the_rules_it_needs(tmp_path):
+    for number, name in enumerate(("t1", "flair"), start=1):
+        add_series(tmp_path / "p1", number, modality="MR", description=name)
+    built = build_from_dicom(tmp_path, label_values=LESION)
+    assert [(case.id, case.images) for case in built.manifest.testing] == [("p1", ("p1",))]
+    (note,) = [note for note in built.notes if "data.series" in note]
+    assert note.startswith(
+        "1 folders hold several series of a patient; set data.series in the config, such as {modality: MR"
+    )
+    assert note.endswith("give each a rule, such as {T1: {description: t1}, FLAIR: {description: flair}}")

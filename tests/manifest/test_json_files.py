@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from medseg.errors import ManifestError
+from medseg.config.series import SeriesSection
+from medseg.errors import ConfigError, ManifestError
 from medseg.manifest import Case, Channel, Manifest, load_manifest, save_manifest
 
 GOOD = {
@@ -271,3 +272,32 @@ def test_labels_that_overlap_by_a_slip(tmp_path, labels, wanted):
     path.write_text(json.dumps(partial(None, labels=labels)))
     with pytest.raises(ManifestError, match=wanted):
         load_manifest(path)
+
+
+T1, FLAIR = SeriesSection(modality="MR", description="t1"), SeriesSection(modality="MR", description="flair")
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_channels_may_share_a_dicom_folder_where_each_has_a_rule(tmp_path, suffix):
+    case = {"id": "p1", "image": ["p1", "p1", "p1_ct"]}
+    path = written(tmp_path, channels=["T1", "FLAIR", "CT"], training=[case], testing=[])
+    if suffix == "csv":
+        save_manifest(load_manifest(path), path := path.with_suffix(".csv"))
+    manifest = load_manifest(path)
+    assert manifest.training[0].images == ("p1", "p1", "p1_ct")
+    ruled = manifest.with_series({"T1": T1, "FLAIR": FLAIR})
+    assert [channel.series for channel in ruled.channels] == [T1, FLAIR, None]
+    for series in (None, T1, {"T1": T1}, {"T1": T1, "FLAIR": T1}):
+        with pytest.raises(
+            ManifestError, match=r"^m\.\w+: case 'p1': image 'p1' is that of the channels T1, FLAIR, exp"
+        ):
+            manifest.with_series(series)
+    with pytest.raises(ConfigError, match=r"data\.series: names the channels T2, expected of T1, FLAIR, CT"):
+        manifest.with_series({"T2": T1})
+
+
+def test_a_file_is_of_one_channel(tmp_path):
+    case = {"id": "p1", "image": ["p1.nii.gz", "p1.nii.gz"], "label": ["masks", "masks"]}
+    first, second = faults_of(written(tmp_path, channels=["T1", "FLAIR"], training=[case]))
+    assert first.endswith("image names one path twice, expected each once")
+    assert second.endswith("label names one path twice, expected each once")

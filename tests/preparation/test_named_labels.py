@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from medseg.config.sections import PrepareSection, SeriesSection
+from medseg.config.sections import PrepareSection
+from medseg.config.series import SeriesSection
 from medseg.evaluation.case import CaseTask, FileState, file_stamp, score_case
 from medseg.evaluation.protocol import make_protocol
 from medseg.imaging import LabelMap, read_header, read_volume, write_label_map
@@ -14,7 +15,7 @@ from medseg.imaging.label_table import label_table
 from medseg.imaging.rtstruct_writing import write_rtstruct
 from medseg.imaging.writing import write_seg_nrrd
 from medseg.manifest import load_manifest, save_manifest
-from medseg.preparation.case import prepare_image, prepare_labels
+from medseg.preparation.case import load_case, prepare_image, prepare_labels
 from medseg.preparation.stage import run_prepare
 from medseg.preparation.store import PreparedData
 from tests.imaging.test_dicom_choice import add_series, uid
@@ -103,3 +104,40 @@ def test_the_label_table_survives_the_manifest(data, tmp_path):
     assert manifest.aliases == {"tumour": ("gtv 1",)}
     save_manifest(manifest, tmp_path / "copy.json")
     assert load_manifest(tmp_path / "copy.json").label_table == ALIASES
+
+
+@pytest.mark.slow
+def test_two_channels_of_one_folder_are_stored(tmp_path):
+    root, rules = tmp_path / "data", {}
+    for name in ("T1", "FLAIR"):
+        rules[name] = SeriesSection(modality="MR", description=name)
+    cases = []
+    for number in range(3):
+        folder = root / f"p{number}"
+        for place, name in enumerate(("flair", "scout", "t1"), start=1):
+            add_series(folder, place, count=6, modality="MR", description=name, patient=f"P{number}")
+        header = read_header(folder, series=rules["T1"])
+        array = np.zeros(header.shape, np.uint8)
+        array[1:3, 1:4, 1:3], array[4:6, 1:4, 2:4] = 1, 2
+        write_label_map(LabelMap(array, header.affine), root / f"p{number}.nii.gz", like=None)
+        cases.append({"id": f"p{number}", "image": [f"p{number}"] * (number % 2 + 1), "label": f"p{number}.nii.gz"})
+    content = {
+        "format": 1,
+        "name": "export",
+        "licence": "none",
+        "channels": ["T1", "FLAIR"],
+        "labels": {"a": 1, "b": 2},
+    }
+    (root / "dataset.json").write_text(json.dumps(content | {"training": cases}))
+    manifest = load_manifest(root / "dataset.json").with_series(rules)
+    output = tmp_path / "prepared"
+    report = run_prepare(PrepareSection(), manifest, data_root=root, output=output, processes=1)
+    assert (report.exit_code, report.written) == (0, 3)
+    assert [channel.series for channel in report.plan.channels] == list(rules.values())
+    for number, case in enumerate(PreparedData.open(output).cases.values()):
+        image, _ = prepare_image(load_case([root / f"p{number}"] * 2, report.plan.channels), report.plan)
+        np.testing.assert_array_equal(case.read_all().image, image.astype(np.float16).astype(np.float32))
+    told = [finding.what for finding in report.checks.findings if finding.case_id == "p1"]
+    assert sum("was chosen of 3" in line for line in told) == 2
+    again = run_prepare(PrepareSection(), manifest, data_root=root, output=output, processes=1)
+    assert (again.read, again.written) == (0, 0)

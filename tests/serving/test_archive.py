@@ -2,14 +2,18 @@
 
 import struct
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from medseg.config.series import SeriesSection
 from medseg.errors import ScanError
+from medseg.imaging import read_volume
 from medseg.preparation.plan import ChannelPlan
 from medseg.serving.archive import unpack
 from medseg.serving.scan import Upload, find_images, read_upload
+from tests.imaging.test_dicom_choice import add_series
 from tests.synthetic import scan, write_scan
 
 SLICE = b"\0" * 128 + b"DICM"
@@ -94,3 +98,16 @@ def test_one_scan_a_channel_in_an_archive(tmp_path):
     volume, images = read_upload(upload(body, tmp_path / "in", channels=2))
     assert [path.suffixes for path in images] == [[".nii", ".gz"]] * 2
     assert np.array_equal(volume.array, [scan("ras", seed=1).image, scan("ras", seed=2).image])
+
+
+def test_of_a_dicom_study_the_models_rules_find_each_channels_series(tmp_path):
+    for number, name in enumerate(("flair", "t1"), start=1):
+        add_series(tmp_path / "study", number, modality="MR", description=name)
+    files = {path.name: path.read_bytes() for path in sorted((tmp_path / "study").iterdir())}
+    (tmp_path / "in").mkdir()
+    sent = upload(archive(tmp_path / "body", files), tmp_path / "in")
+    rules = {name: SeriesSection(description=name.lower()) for name in ("T1", "FLAIR")}
+    plans = tuple(ChannelPlan(name=name, scheme="none", series=rule) for name, rule in rules.items())
+    volume, _ = read_upload(replace(sent, channels=plans))
+    alone = [read_volume(tmp_path / "study", series=rule).array for rule in rules.values()]
+    np.testing.assert_array_equal(volume.array, np.concatenate(alone))

@@ -79,8 +79,8 @@ def test_a_damaged_copy_is_not_taken(tmp_path):
 
 
 def test_weights_that_were_damaged_later_are_seen(tmp_path):
-    content = json.dumps({"files": {"weights": sha256_bytes(b"w")}}).encode()
-    folder = fetch(FakeRegistry(content, weights=b"w"), _version(tmp_path, content), tmp_path)
+    content = json.dumps({"files": {"weights": sha256_bytes(b"w"), "LICENSE": sha256_bytes(b"l")}}).encode()
+    folder = fetch(FakeRegistry(content, weights=b"w", LICENSE=b"l"), _version(tmp_path, content), tmp_path)
     assert fetching._kept(tmp_path, 1) == folder
     (folder / "weights").write_bytes(b"x")
     assert fetching._kept(tmp_path, 1) is None

@@ -23,6 +23,7 @@ def _log_all(work, *, resume=False):
     model = work / "model"
     model.mkdir(exist_ok=True)
     (model / "model.json").write_text("{}")
+    (model / "LICENSE").write_text("Mine.")
     (model / "scan.nii.gz").write_text("a scan")
     resume_file = work / "tracking.json" if resume else None
     with _open(work) as tracker, tracker.run("train", "fold 0", tags={"fold": "0"}, resume_file=resume_file) as run:
@@ -76,6 +77,8 @@ def test_everything_arrives(tmp_path, store):
         "folder/model.json",
         "model/model.json",
         "model/MLmodel",
+        "folder/LICENSE",
+        "model/LICENSE",
         f"scores/{MODEL_SHA256[:16]}/cases.csv",
         f"scores/{MODEL_SHA256[:16]}/metrics.json",
     }

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from medseg.config.network_sections import UNetSection
-from medseg.config.sections import PrepareSection
-from medseg.errors import InputError
+from medseg.config.sections import Config, DataSection, PrepareSection
+from medseg.config.train_sections import TrainSection
+from medseg.errors import InputError, UsageError
+from medseg.manifest import Case, Channel, Manifest
 from medseg.preparation.store import PreparedData
 from medseg.training.architecture import architecture_of
-from medseg.training.inputs import with_overrides
+from medseg.training.inputs import training_inputs, with_overrides
 from tests.preparation.builders import plan_for
+from tests.training.small_run import CASES, write_prepared
 
 
 def coronal_plan():
@@ -39,6 +42,19 @@ def test_a_patch_of_slices_stays_a_slice():
     assert overridden(coronal_plan(), patch_size_xyz=(16, 1, 16)).patch_size_xyz == (16, 1, 16)
     with pytest.raises(InputError, match=r"patch_size_xyz: is \[16, 16, 1\], expected 1 along y; the plan is 2D"):
         overridden(coronal_plan(), patch_size_xyz=(16, 16, 1))
+
+
+def test_the_licence_is_read_from_beside_the_config(tmp_path):
+    prepared = write_prepared(tmp_path / "prepared")
+    cases = tuple(Case(id=name, patient=name, images=("x.nii.gz",), fold=n) for n, name in enumerate(CASES))
+    manifest = Manifest(name="x", licence="CC0", channels=(Channel(name="MR"),), labels={}, training=cases)
+    config = Config(name="x", data=DataSection(manifest="m.json"), train=TrainSection(licence="terms/L.txt"))
+    with pytest.raises(UsageError, match=r"^train\.licence: L\.txt is no file, expected a text file"):
+        training_inputs(config, manifest, prepared, config_folder=tmp_path)
+    (tmp_path / "terms").mkdir()
+    (tmp_path / "terms" / "L.txt").write_text("Mine.\n")
+    given = training_inputs(config, manifest, prepared, config_folder=tmp_path)
+    assert (given.licence, given.data_licence) == (b"Mine.\n", "CC0")
 
 
 def test_a_2d_network_has_the_axes_of_its_slices():

@@ -41,6 +41,25 @@ def test_a_run_ends_in_a_model_that_loads(prepared, tmp_path):
     assert train(inputs(prepared), folder) == []
 
 
+def test_the_licence_goes_into_the_model_and_changes_no_run(prepared, tmp_path, caplog):
+    folder = tmp_path / "runs" / "fold_0"
+    calls = itertools.count(1)
+    train(inputs(prepared), folder, stop=lambda: next(calls) == 3)
+    given = with_section(inputs(prepared, licence=b"Mine.\n", data_licence="CC0"), licence="licence.txt")
+    train(given, folder)
+    model = load_model(folder / "model")
+    assert (folder / "model" / "LICENSE").read_bytes() == b"Mine.\n"
+    assert model.info["training"]["data_licence"] == "CC0"
+    caplog.clear()
+    assert train(given, folder) == []
+    assert "licence" not in caplog.text
+    assert train(inputs(prepared), folder) == []
+    assert load_model(folder / "model").sha256 == model.sha256
+    assert (
+        "train.licence is not the one the model was saved with, which it keeps; --fresh trains a new one" in caplog.text
+    )
+
+
 def test_a_stopped_run_goes_on_to_the_same_model(prepared, tmp_path):
     train(inputs(prepared), tmp_path / "whole")
     calls = itertools.count(1)

@@ -78,7 +78,8 @@ def build_from_dicom(
     if several:
         draft.notes.append(
             f"{several} folders hold several series of a patient; set data.series in the config, such as "
-            f"{{modality: {wanted}, most_slices: true}}"
+            f"{{modality: {wanted}, most_slices: true}}; where a case is several of them, name their channels in the "
+            "manifest and give each a rule, such as {T1: {description: t1}, FLAIR: {description: flair}}"
         )
     tops: dict[str, str] = {}
     for one in series:
