@@ -247,8 +247,8 @@ def test_a_bad_server_blocks_nothing_and_its_records_are_sent_later(tmp_path, mo
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert "127.0.0.1" not in caplog.text
     if kind != "413":  # a server that finds each record too large has refused them, which is an answer
-        assert left.records == 302
-        assert caplog.text.count("302 records wait for `medseg sync`") == 1
+        assert left.records == 303  # start, environment, 300 metrics, end
+        assert caplog.text.count("303 records wait for `medseg sync`") == 1
     assert send_now(tmp_path, wait_seconds=150) == ""
     assert _statuses(tmp_path) == {"demo": "FINISHED", "x": "FINISHED"}
     assert _query(tmp_path, "SELECT count(*) FROM metrics WHERE key = 'train/loss'") == [(300,)]
