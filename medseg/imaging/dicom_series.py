@@ -137,6 +137,16 @@ def _is_image(header: FileHeader) -> bool:
     return bool(header.pixel_keyword) or "Rows" in header.tags
 
 
+def is_image_file(path: Path) -> bool:
+    """Whether a DICOM file is an image, or no DICOM at all though it is taken for one, which reading it then says.
+
+    Raises:
+        ScanError: it can't be read or parsed.
+    """
+    header = read_file_header(path, display_name(path))
+    return header is None or _is_image(header)
+
+
 def _refuse_damaged_slices(label: str, foreign: Sequence[str], images: Sequence[str]) -> None:
     """A file that is named like the slices but is no DICOM is a damaged slice, and at the end of a stack no gap shows."""
     patterns = {_pattern(name) for name in images}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -14,18 +14,15 @@ from pathlib import Path
 from medseg.config.sections import SeriesSection
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
-from medseg.imaging.formats import DICOM
+from medseg.imaging.opening import display_name
+from medseg.inference.folder_search import is_dicom_file, search_folder
 from medseg.inference.outputs import OutputSpec
 from medseg.manifest import Case, Manifest, load_manifest, resolve
 from medseg.preparation.plan import ChannelPlan
 
-_LOG = logging.getLogger(__name__)
-
 _MANIFEST_SUFFIXES = (".json", ".csv")
 _LONGEST_NAME = 100
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
-# DICOM objects that lie beside a series and are no image.
-_NO_IMAGES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "SEG", "SR", "PR", "KO", "REG", "DOC"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +102,19 @@ def find_cases(
         At least one case, in the order of the inputs, sorted within a folder.
 
     Raises:
-        UsageError: an input is missing or of no known kind, holds no scan, or two masks would have one name.
+        UsageError: an input is missing or of no known kind, holds no scan, is the folder to be left out, or two masks would
+            have one name.
         ManifestError: a manifest is faulty.
     """
     cases: list[InferCase] = []
     files: list[InferCase] = []
     for path in inputs:
-        if not path.exists():
+        if not _exists(path):
             raise UsageError(f"{path}: no such file or folder; check the path")
         suffix = path.suffix.lower()
         if path.is_dir():
+            if leave_out is not None and os.path.realpath(path) == os.path.realpath(leave_out):
+                raise UsageError(_own_folder(leave_out))
             cases += _joined_channels(_fitting(_folder_cases(path, leave_out, series), path, patterns), channels)
         elif suffix == ".txt":
             cases += _list_cases(path)
@@ -152,65 +152,111 @@ def refuse_same_names(cases: Iterable[InferCase], spec: OutputSpec | None = None
     return cases
 
 
+def refuse_overwriting(
+    cases: Sequence[InferCase], output: Path, spec: OutputSpec, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses an output folder in which a mask would take a scan's place, or lie in a scan's own DICOM folder.
+
+    Args:
+        cases: of a run.
+        output: folder of the masks; need not be there.
+        spec: which files masks are written into.
+        class_names: background first; they name the files where every structure has its own.
+
+    Raises:
+        UsageError: nothing may be written there.
+    """
+    inputs = {os.path.realpath(image) for case in cases for image in case.images}
+    if os.path.realpath(output) in inputs:
+        raise UsageError(_own_folder(output))
+    for case in cases:
+        for name in spec.names(case.id, case.images, class_names):
+            if os.path.realpath(output / name) in inputs:
+                raise UsageError(
+                    f"{output / name}: is a scan of this run and would be a mask's file, expected masks in a folder of "
+                    "their own; choose another --output"
+                )
+
+
+def _own_folder(output: Path) -> str:
+    return f"{output}: holds the scans, expected a folder of its own for the masks; give --output {output / 'masks'}"
+
+
 def _shown(case: InferCase) -> str:
     return str(case.images[0]) if case.images else case.id
 
 
 def _case_name(text: str) -> str:
-    """``text`` as a case id: other characters become ``_``; what is too long ends in a checksum of the whole."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".-") or "scan"
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    """``text`` as a case id.
+
+    Accents fall off their letters, other characters become ``_``. Where that loses letters or digits, as it does all of a
+    Chinese name, or the name is too long, it ends in a checksum of the whole, so that different names stay different.
+    """
+    parts = unicodedata.normalize("NFKD", text)
+    plain = "".join(part for part in parts if not unicodedata.combining(part))
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", plain).lstrip(".-") or "scan"
+    lost = any(part.isalnum() and not part.isascii() for part in plain)
+    if lost or len(name) > _LONGEST_NAME:
+        code = hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        name = f"{name[: _LONGEST_NAME - 9]}-{code}"
     return name
 
 
 def _file_name(path: Path) -> str:
     suffix = suffix_of(path)
-    if suffix is None:
-        raise UsageError(
-            f"{path}: is of no known kind, expected a scan, a folder, a list (.txt) or a manifest (.json, .csv)"
-        )
-    return _case_name(path.name[: len(path.name) - len(suffix)])
+    if suffix is not None:
+        return _case_name(path.name[: len(path.name) - len(suffix)])
+    if is_dicom_file(path):
+        return _case_name(path.name)
+    raise UsageError(
+        f"{path}: is of no known kind, expected a scan, a folder, a list (.txt) or a manifest (.json, .csv); convert it"
+    )
 
 
 def _list_cases(path: Path) -> Iterator[InferCase]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    """A case a line; a line that names no scan is that case's fault."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is no UTF-8 text, expected a list with a path a line; save it as UTF-8") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        images = tuple(path.parent / part.strip() for part in line.split("\t"))
-        missing = [image for image in images if not image.exists()]
-        fault = f"{path.name}:{number}: {missing[0].name}: no such file; check the list" if missing else None
-        first = images[0]
-        name = _case_name(first.name) if first.is_dir() or fault else _file_name(first)
+        images = tuple(path.parent / part.strip() for part in line.split("\t") if part.strip())
+        fault, name = None, _case_name(images[0].name)
+        try:
+            missing = [image for image in images if not _exists(image)]
+            if missing:
+                fault = f"{path.name}:{number}: {display_name(missing[0])}: no such file; check the list"
+            elif not images[0].is_dir():
+                name = _file_name(images[0])
+        except UsageError as error:
+            fault = f"{path.name}:{number}: {display_name(images[0])}: {str(error).partition(': ')[2]}"
         yield InferCase(id=name, images=images, fault=fault)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False too for a name that none can have and behind a closed folder."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _folder_cases(top: Path, leave_out: Path | None, series: SeriesSection | None) -> list[InferCase]:
     """Scans below ``top``, sorted by path; DICOM slices in one folder are one of them."""
-    cases: list[InferCase] = []
-    studies: list[Path] = []
-    passed_over = 0
-    for folder_name, folders, files in os.walk(top):
-        folder = Path(folder_name)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not _same(folder / name, leave_out)
-        )
-        above = folder.relative_to(top).parts
-        slices, others = _parted(folder / name for name in sorted(files) if not name.startswith("."))
-        if slices and series is not None:
-            studies.append(folder)
-        elif slices and _is_image(slices[0]):
-            name = "_".join(above) or top.resolve().name
-            cases.append(InferCase(id=_case_name(name), images=(folder,)))
-        passed_over += bool(slices) and series is None and not _is_image(slices[0])
-        for path in others:
-            if suffix := suffix_of(path):
-                name = "_".join((*above, path.name[: len(path.name) - len(suffix)]))
-                cases.append(InferCase(id=_case_name(name), images=(path,)))
-    if passed_over:
-        _LOG.warning("%s: %d DICOM folders hold no images (contours, plans) and are left out", top.name, passed_over)
-    if series is not None and studies:
-        cases += _study_cases(top, studies, series)
+
+    def name_of(path: Path, suffix: str = "") -> str:
+        name = "_".join(path.relative_to(top).parts)
+        return _case_name(name[: len(name) - len(suffix)] or top.resolve().name)
+
+    content = search_folder(top, leave_out)
+    cases = [InferCase(id=name_of(path, suffix_of(path) or ""), images=(path,)) for path in content.files]
+    cases += [InferCase(id=name_of(path), images=(path,), fault=fault) for path, fault in content.unread.items()]
+    if series is None:
+        cases += [InferCase(id=name_of(folder), images=(folder,)) for folder in content.dicom]
+    elif content.dicom:
+        cases += _study_cases(top, content.dicom, series)
     return sorted(cases, key=lambda case: (case.images[0], case.id))
 
 
@@ -244,44 +290,6 @@ def _fitting(cases: list[InferCase], top: Path, patterns: Sequence[str]) -> list
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
     return [case for case in cases if fits(case.images[0])]
-
-
-def _same(folder: Path, other: Path | None) -> bool:
-    return other is not None and folder.resolve() == other.resolve()
-
-
-def _parted(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """(DICOM slices, other files)."""
-    slices: list[Path] = []
-    others: list[Path] = []
-    for path in paths:
-        (slices if _is_slice(path) else others).append(path)
-    return slices, others
-
-
-def _is_slice(path: Path) -> bool:
-    """Whether a file is DICOM, by suffix, or by content where it has none."""
-    if path.suffix.lower() in DICOM.suffixes:
-        return True
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _is_image(path: Path) -> bool:
-    """Whether a DICOM file is an image; one that can't be parsed is taken for one, so that reading it says why."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
-    except (InvalidDicomError, OSError, ValueError):
-        return True
-    return str(header.get("Modality", "")) not in _NO_IMAGES
 
 
 def _joined_channels(cases: list[InferCase], channels: Sequence[ChannelPlan]) -> list[InferCase]:

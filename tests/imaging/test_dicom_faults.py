@@ -538,3 +538,8 @@ def test_flipped_bytes_never_end_in_anything_but_a_refusal(tmp_path):
             refusals.append(str(error))
     assert len(refusals) > 10
     assert samples.SECRET not in "".join(refusals)
+
+
+def test_slices_of_two_patients_in_one_series(tmp_path):
+    folder = samples.write_series(tmp_path / "a", change=samples.at(2, PatientID="ZZOTHER"))
+    refused(folder, r"PatientID has 2 values in one series, expected 1; part the patients' files")
