@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medseg.config.sections import SeriesSection
-from medseg.errors import ManifestError, UsageError
+from medseg.errors import ManifestError, ScanError, UsageError
 from medseg.imaging import suffix_of
-from medseg.imaging.opening import display_name
+from medseg.imaging.opening import describe_content, display_name, open_regular
 from medseg.inference.folder_search import is_dicom_file, search_folder
 from medseg.inference.outputs import OutputSpec
 from medseg.manifest import Case, Manifest, load_manifest, resolve
@@ -209,8 +209,17 @@ def _file_name(path: Path) -> str:
     if is_dicom_file(path):
         return _case_name(path.name)
     raise UsageError(
-        f"{path}: is of no known kind, expected a scan, a folder, a list (.txt) or a manifest (.json, .csv); convert it"
+        f"{path}: is of no known kind ({_content(path)}), expected a scan, a folder, a list (.txt) or a manifest (.json, "
+        ".csv); convert or unpack it"
     )
+
+
+def _content(path: Path) -> str:
+    try:
+        with open_regular(path) as file:
+            return f"content is {describe_content(file.read(512))}"
+    except ScanError as error:
+        return str(error).partition(": ")[2].partition("; ")[0].partition(", ")[0]
 
 
 def _list_cases(path: Path) -> Iterator[InferCase]:

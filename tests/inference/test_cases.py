@@ -97,7 +97,7 @@ def test_a_line_that_names_no_scan_is_that_cases_fault(tmp_path):
     (tmp_path / "l.txt").write_text(f"a.nii\nnotes.docx\n{'x' * 300}.nii\nb\0.nii\n")
     good, foreign, long, odd = find_cases([tmp_path / "l.txt"], channels=ONE)
     assert good.fault is None
-    assert foreign.fault.startswith("l.txt:2: notes.docx: is of no known kind, expected a scan")
+    assert foreign.fault.startswith("l.txt:2: notes.docx: is of no known kind (is empty (0 bytes)), expected")
     assert long.fault.startswith("l.txt:3: xxx")
     assert odd.fault == "l.txt:4: b\\x00.nii: no such file; check the list"
     (tmp_path / "latin.txt").write_bytes("é.nii\n".encode("latin-1"))
