@@ -131,6 +131,8 @@ def _sizes(raw: Any, name: str, limits: Limits) -> tuple[tuple[int, ...], bool]:
     limits.check_voxels(name, tuple(sizes))
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
+    if len(sizes) == 5 and sizes[3] == 1:  # vectors: NIfTI keeps the fourth axis for time
+        del sizes[3]
     if rank < 2 or len(sizes) > 4:
         shape = "x".join(str(size) for size in sizes)
         raise UnsupportedScanError(

@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medseg.config.sections import SeriesSection
-from medseg.errors import ManifestError, ScanError, UsageError
+from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
-from medseg.imaging.opening import describe_content, display_name, open_regular
-from medseg.inference.folder_search import is_dicom_file, search_folder
+from medseg.inference.case_lists import is_list, listed_cases
+from medseg.inference.folder_search import search_folder
+from medseg.inference.infer_case import InferCase, case_name, exists, file_name
 from medseg.inference.outputs import OutputSpec
 from medseg.manifest import Case, Manifest, load_manifest, resolve
 from medseg.preparation.plan import ChannelPlan
 
+__all__ = ["InferCase", "find_cases", "manifest_cases", "refuse_overwriting", "refuse_same_names"]
+
 _MANIFEST_SUFFIXES = (".json", ".csv")
-_LONGEST_NAME = 100
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferCase:
-    """One scan to segment.
-
-    Attributes:
-        id: the mask's name without suffix.
-        images: one file or DICOM folder for all channels, or one per channel.
-        fault: why it can't be read, where that was known beforehand; such a case is reported and passed over.
-        series: short code of the DICOM series that was chosen for it; None leaves that to reading.
-        files: names of that series' files in its folder; empty where the whole folder counts.
-    """
-
-    id: str
-    images: tuple[Path, ...]
-    fault: str | None = None
-    series: str | None = None
-    files: tuple[str, ...] = ()
-
-    def channels(self, channels: Sequence[ChannelPlan], rule: SeriesSection | None) -> tuple[ChannelPlan, ...]:
-        """A model's channels with the series that they are read from: the chosen one, else the rule's, else the model's."""
-        series = rule if self.series is None else SeriesSection(code=self.series)
-        return tuple(c if series is None else c.model_copy(update={"series": series}) for c in channels)
-
-    @property
-    def output_name(self) -> str:
-        """File name of its mask where nothing else is asked for: a picture's is a PNG, every other scan's a NIfTI file."""
-        return f"{self.id}{OutputSpec().suffix(self.images)}"
 
 
 def manifest_cases(
@@ -82,9 +53,9 @@ def find_cases(
     """Cases that the command line names.
 
     Each input is a scan file, a folder with DICOM slices (one case), a folder that is searched for scans all the way
-    down, a ``.txt`` list (a path a line, relative to the list; a tab between channels) or a manifest (``.json``,
-    ``.csv``; all its cases). A case is named after its file; one found in a folder after its path below that folder,
-    with ``_`` for ``/``, so that names do not depend on what else was found.
+    down, a list of scans (see ``case_lists``; ``.txt``, ``.csv``, ``.json``) or a manifest (``.json``, ``.csv``; all its
+    cases). A case is named after its file; one found in a folder after its path below that folder, with ``_`` for ``/``, so
+    that names do not depend on what else was found.
 
     Args:
         inputs: as given.
@@ -109,22 +80,22 @@ def find_cases(
     cases: list[InferCase] = []
     files: list[InferCase] = []
     for path in inputs:
-        if not _exists(path):
+        if not exists(path):
             raise UsageError(f"{path}: no such file or folder; check the path")
         suffix = path.suffix.lower()
         if path.is_dir():
             if leave_out is not None and os.path.realpath(path) == os.path.realpath(leave_out):
                 raise UsageError(_own_folder(leave_out))
             cases += _joined_channels(_fitting(_folder_cases(path, leave_out, series), path, patterns), channels)
-        elif suffix == ".txt":
-            cases += _list_cases(path)
+        elif is_list(path):
+            cases += listed_cases(path, channels)
         elif suffix in _MANIFEST_SUFFIXES:
             manifest = load_manifest(path)
             everything = (*manifest.training, *manifest.testing)
             root = data_root or path.parent
             cases += manifest_cases(manifest, everything, data_root=root, allow_outside=allow_outside)
         else:
-            files.append(InferCase(id=_file_name(path), images=(path,)))
+            files.append(InferCase(id=file_name(path), images=(path,)))
     return refuse_same_names((*cases, *_joined_channels(files, channels)))
 
 
@@ -186,78 +157,12 @@ def _shown(case: InferCase) -> str:
     return str(case.images[0]) if case.images else case.id
 
 
-def _case_name(text: str) -> str:
-    """``text`` as a case id.
-
-    Accents fall off their letters, other characters become ``_``. Where that loses letters or digits, as it does all of a
-    Chinese name, or the name is too long, it ends in a checksum of the whole, so that different names stay different.
-    """
-    parts = unicodedata.normalize("NFKD", text)
-    plain = "".join(part for part in parts if not unicodedata.combining(part))
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", plain).lstrip(".-") or "scan"
-    lost = any(part.isalnum() and not part.isascii() for part in plain)
-    if lost or len(name) > _LONGEST_NAME:
-        code = hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        name = f"{name[: _LONGEST_NAME - 9]}-{code}"
-    return name
-
-
-def _file_name(path: Path) -> str:
-    suffix = suffix_of(path)
-    if suffix is not None:
-        return _case_name(path.name[: len(path.name) - len(suffix)])
-    if is_dicom_file(path):
-        return _case_name(path.name)
-    raise UsageError(
-        f"{path}: is of no known kind ({_content(path)}), expected a scan, a folder, a list (.txt) or a manifest (.json, "
-        ".csv); convert or unpack it"
-    )
-
-
-def _content(path: Path) -> str:
-    try:
-        with open_regular(path) as file:
-            return f"content is {describe_content(file.read(512))}"
-    except ScanError as error:
-        return str(error).partition(": ")[2].partition("; ")[0].partition(", ")[0]
-
-
-def _list_cases(path: Path) -> Iterator[InferCase]:
-    """A case a line; a line that names no scan is that case's fault."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is no UTF-8 text, expected a list with a path a line; save it as UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        images = tuple(path.parent / part.strip() for part in line.split("\t") if part.strip())
-        fault, name = None, _case_name(images[0].name)
-        try:
-            missing = [image for image in images if not _exists(image)]
-            if missing:
-                fault = f"{path.name}:{number}: {display_name(missing[0])}: no such file; check the list"
-            elif not images[0].is_dir():
-                name = _file_name(images[0])
-        except UsageError as error:
-            fault = f"{path.name}:{number}: {display_name(images[0])}: {str(error).partition(': ')[2]}"
-        yield InferCase(id=name, images=images, fault=fault)
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is such a file or folder; False too for a name that none can have and behind a closed folder."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def _folder_cases(top: Path, leave_out: Path | None, series: SeriesSection | None) -> list[InferCase]:
     """Scans below ``top``, sorted by path; DICOM slices in one folder are one of them."""
 
     def name_of(path: Path, suffix: str = "") -> str:
         name = "_".join(path.relative_to(top).parts)
-        return _case_name(name[: len(name) - len(suffix)] or top.resolve().name)
+        return case_name(name[: len(name) - len(suffix)] or top.resolve().name)
 
     content = search_folder(top, leave_out)
     cases = [InferCase(id=name_of(path, suffix_of(path) or ""), images=(path,)) for path in content.files]
@@ -274,7 +179,7 @@ def _study_cases(top: Path, folders: Sequence[Path], rule: SeriesSection) -> lis
     from medseg.inference.dicom_cases import choose_series
 
     def name_of(folder: Path, *more: str) -> str:
-        return _case_name("_".join((*(folder.relative_to(top).parts or (top.resolve().name,)), *more)))
+        return case_name("_".join((*(folder.relative_to(top).parts or (top.resolve().name,)), *more)))
 
     chosen, unread = choose_series(folders, rule, top=top)
     cases = [

@@ -8,6 +8,7 @@ over; what stops everything is a fault of the output folder (a full disk fails e
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -101,8 +102,8 @@ def report_folder(
             progress.advance(free=report.status == "kept")
             if report.reason is not None:
                 # Reasons that speak of the scan rather than of a file name nobody who reads the log can place.
-                whose = "" if report.id in report.reason else f"{report.id}: "
-                _LOG.warning("%s: %s%s", report.status, whose, report.reason)
+                named = re.search(rf"(?<!\w){re.escape(report.id)}(?!\w)", report.reason)
+                _LOG.warning("%s: %s%s", report.status, "" if named else f"{report.id}: ", report.reason)
     return [reports[case.id] for case in part if case.id in reports]
 
 

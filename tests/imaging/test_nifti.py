@@ -132,8 +132,13 @@ def test_4d_follows_the_declared_channels(tmp_path):
     assert read_volume(single).array.shape == (1, *SHAPE)
     with pytest.raises(ScanError, match="has 1 channel, expected 3"):
         read_volume(single, channels=3)
+    # NIfTI's own place for several values a voxel is the fifth axis, behind one of time.
+    vectors = nifti(tmp_path / "vectors.nii.gz", values(shape=(*SHAPE, 1, 3)))
+    np.testing.assert_array_equal(
+        read_volume(vectors, channels=3).array, values(shape=(*SHAPE, 1, 3))[..., 0, :].transpose(3, 0, 1, 2)
+    )
     with pytest.raises(UnsupportedScanError, match="is 5-D"):
-        read_volume(nifti(tmp_path / "five.nii.gz", values(shape=(*SHAPE, 1, 3))), channels=3)
+        read_volume(nifti(tmp_path / "five.nii.gz", values(shape=(*SHAPE, 2, 3))), channels=3)
 
 
 @pytest.mark.parametrize(
