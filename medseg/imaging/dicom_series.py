@@ -137,14 +137,19 @@ def _is_image(header: FileHeader) -> bool:
     return bool(header.pixel_keyword) or "Rows" in header.tags
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether a DICOM file is an image, or no DICOM at all though it is taken for one, which reading it then says.
+def image_series(path: Path) -> str | None:
+    """Which series an image file belongs to, by its UID, never for a message; None of a DICOM object that is no image.
+
+    Returns:
+        "" too where the file is no DICOM at all though it is taken for it, which reading it then says.
 
     Raises:
         ScanError: it can't be read or parsed.
     """
     header = read_file_header(path, display_name(path))
-    return header is None or _is_image(header)
+    if header is None:
+        return ""
+    return header.series_uid if _is_image(header) else None
 
 
 def _refuse_damaged_slices(label: str, foreign: Sequence[str], images: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg.errors import MedsegError
 from medseg.imaging import suffix_of
-from medseg.imaging.dicom_series import is_image_file
+from medseg.imaging.dicom_series import image_series
 from medseg.imaging.formats import DICOM, FORMATS
 from medseg.imaging.opening import display_name
 
@@ -77,12 +77,14 @@ def search_folder(top: Path, leave_out: Path | None = None) -> FolderContent:
         top: an existing folder.
         leave_out: a folder that is not searched.
     """
-    content = FolderContent()
+    content, found = FolderContent(), Counter[str]()
     for folder, names in _walk(top, leave_out, content):
         slices, others = _parted(folder, names)
         if slices:
-            if any(_may_be_image(path) for path in slices):
+            series = next((uid for path in slices if (uid := _series_of(path)) is not None), None)
+            if series is not None:
                 content.dicom.append(folder)
+                found[series] += bool(series)
             else:
                 content.no_images += 1
         for path in others:
@@ -97,6 +99,13 @@ def search_folder(top: Path, leave_out: Path | None = None) -> FolderContent:
     content.dicom.sort()
     for sentence in content.passed_over():
         _LOG.warning("%s: %s and are left out", display_name(top), sentence)
+    if shared := sum(count for count in found.values() if count > 1):
+        _LOG.warning(
+            "%s: %d DICOM folders hold slices of a series that others hold too, and each is a scan of its own; "
+            "put them into one folder if they are parts",
+            display_name(top),
+            shared,
+        )
     return content
 
 
@@ -172,12 +181,12 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
-def _may_be_image(path: Path) -> bool:
-    """Whether a DICOM file is an image; one that can't be parsed is taken for one, so that reading it says why."""
+def _series_of(path: Path) -> str | None:
+    """The series of a DICOM image, None of another object; "" of what can't be parsed, so that reading it says why."""
     try:
-        return is_image_file(path)
+        return image_series(path)
     except (MedsegError, OSError):
-        return True
+        return ""
 
 
 def _like_a_scan(path: Path) -> str | None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from medseg.inference.folder_search import is_dicom_file, search_folder
-from tests.imaging.dicom_samples import CLASSES, save, slice_dataset, stored, write_series
+from tests.imaging.dicom_samples import CLASSES, SECRET_UID, everywhere, save, slice_dataset, stored, write_series
 from tests.inference.test_cases import touch
 
 
@@ -58,6 +58,15 @@ def test_what_cant_be_parsed_is_kept_so_that_reading_it_says_why(tmp_path):
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "a.dcm").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x16\x00UI\xff\xff" + b"\xff" * 50)
     assert names(tmp_path, search_folder(tmp_path).dicom) == ["x", "y"]
+
+
+def test_a_series_that_is_spread_over_folders_is_told(tmp_path, caplog):
+    for part in ("DIR000", "DIR001"):
+        write_series(tmp_path / part, count=2)
+    write_series(tmp_path / "other", count=2, change=everywhere(SeriesInstanceUID="1.2.3"))
+    assert names(tmp_path, search_folder(tmp_path).dicom) == ["DIR000", "DIR001", "other"]
+    assert "2 DICOM folders hold slices of a series that others hold too" in caplog.text
+    assert SECRET_UID not in caplog.text
 
 
 def test_masks_of_an_earlier_run_are_no_scans(tmp_path, caplog):
