@@ -28,6 +28,10 @@ _FRAME_PHASES = (
     ("MREchoSequence", "EffectiveEchoTime"),
     ("MRDiffusionSequence", "DiffusionBValue"),
 )
+# Pictures that lie nowhere in the patient: projections, endoscopy, photographs, ultrasound.
+_PICTURES = frozenset(
+    {"CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA", "DMS", "US", "IVUS", "ES", "XC", "GM", "SM", "OP", "OPT", "TG"}
+)
 _NUMBER_PHASES = frozenset({"TemporalPositionIndex", "EffectiveEchoTime", "DiffusionBValue"})
 
 
@@ -89,6 +93,11 @@ def planes_of(header: FileHeader, limits: Limits) -> list[Plane]:
         raise UnsupportedScanError(f"{header.label}: values go through a ModalityLUTSequence, which is not read")
     if "PerFrameFunctionalGroupsSequence" in tags:
         return _enhanced_planes(header, pixels, limits)
+    if header.modality in _PICTURES and "ImagePositionPatient" not in tags:
+        raise UnsupportedScanError(
+            f"{header.label}: Modality is {header.modality}, a picture without a place in the patient, expected slices of a "
+            "volume; convert it to PNG or TIFF for a model of pictures"
+        )
     if pixels.frames > 1:
         raise UnsupportedScanError(
             f"{header.label}: NumberOfFrames is {pixels.frames} without functional groups, expected an enhanced CT, "

@@ -18,8 +18,16 @@ from medseg.inference.infer_case import InferCase, case_name, exists, file_name
 from medseg.inference.outputs import OutputSpec
 from medseg.manifest import Case, Manifest, load_manifest, resolve
 from medseg.preparation.plan import ChannelPlan
+from medseg.runner.sidecar import sidecar_path
 
-__all__ = ["InferCase", "find_cases", "manifest_cases", "refuse_overwriting", "refuse_same_names"]
+__all__ = [
+    "InferCase",
+    "find_cases",
+    "manifest_cases",
+    "refuse_overwriting",
+    "refuse_replacing",
+    "refuse_same_names",
+]
 
 _MANIFEST_SUFFIXES = (".json", ".csv")
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
@@ -147,6 +155,34 @@ def refuse_overwriting(
                     f"{output / name}: is a scan of this run and would be a mask's file, expected masks in a folder of "
                     "their own; choose another --output"
                 )
+
+
+def refuse_replacing(
+    cases: Sequence[InferCase], output: Path, spec: OutputSpec, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses an output folder with files of masks' names that no run wrote, such as labels that somebody drew.
+
+    A folder that a run wrote has a report; in it a mask without its sidecar is what a kill left.
+
+    Args:
+        cases: of a run.
+        output: folder of the masks; need not be there.
+        spec: which files masks are written into.
+        class_names: background first; they name the files where every structure has its own.
+
+    Raises:
+        UsageError: a file would be lost.
+    """
+    if not output.is_dir() or any(output.glob("report*.jsonl")):
+        return
+    for case in cases:
+        names = spec.names(case.id, case.images, class_names)
+        found = next((name for name in names if (output / name).exists()), None)
+        if found is not None and not sidecar_path(output / names[0]).exists():
+            raise UsageError(
+                f"{output / found}: is there and was not written by medseg infer, expected a folder without it; choose "
+                "another --output, or --overwrite it"
+            )
 
 
 def _own_folder(output: Path) -> str:

@@ -29,6 +29,10 @@ _LIKE_SCANS = frozenset(
 _LABELS = tuple(suffix for entry in FORMATS if entry.named and entry is not DICOM for suffix in entry.suffixes)
 _SIDECAR = ".sidecar.json"
 _OUTPUTS = frozenset({"report.jsonl", "stage.json"})
+# Of files with these suffixes the content is not asked: every scan of some layouts has one beside it.
+_TEXTS = frozenset(
+    {".json", ".jsonl", ".txt", ".csv", ".tsv", ".md", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml", ".bval"}
+)
 # Written by systems that keep or show folders; a DICOMDIR is a table of contents.
 _NO_SLICES = frozenset({"dicomdir", "thumbs.db", "desktop.ini"})
 
@@ -168,7 +172,9 @@ def _parted(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[Path]]
 def _is_slice(path: Path) -> bool:
     """Whether a file is DICOM: by suffix, or by content where its suffix is none that is known."""
     suffix = suffix_of(path)
-    return suffix in DICOM.suffixes if suffix is not None else is_dicom_file(path)
+    if suffix is not None:
+        return suffix in DICOM.suffixes
+    return path.suffix.lower() not in _TEXTS and is_dicom_file(path)
 
 
 def is_dicom_file(path: Path) -> bool:

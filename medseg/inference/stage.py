@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medseg.durable import remove_stale_temporaries
 from medseg.imaging.label_table import label_table
-from medseg.inference.cases import InferCase, refuse_overwriting, refuse_same_names
+from medseg.inference.cases import InferCase, refuse_overwriting, refuse_replacing, refuse_same_names
 from medseg.inference.decoding import CaseReader
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.inwork import InWork
@@ -54,6 +54,8 @@ def infer_folder(
     """
     refuse_same_names(cases, options.spec)
     refuse_overwriting(cases, output, options.spec, engine.class_names)
+    if not options.overwrite:
+        refuse_replacing(cases, output, options.spec, engine.class_names)
     with InWork(output, options.shard) as in_work:
 
         def run(part: Sequence[InferCase]) -> Generator[CaseReport, None, None]:

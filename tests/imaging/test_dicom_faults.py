@@ -543,3 +543,10 @@ def test_flipped_bytes_never_end_in_anything_but_a_refusal(tmp_path):
 def test_slices_of_two_patients_in_one_series(tmp_path):
     folder = samples.write_series(tmp_path / "a", change=samples.at(2, PatientID="ZZOTHER"))
     refused(folder, r"PatientID has 2 values in one series, expected 1; part the patients' files")
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "MG", "US"])
+def test_pictures_say_that_they_are_none(tmp_path, modality):
+    change = samples.everywhere(Modality=modality, ImagePositionPatient=None, ImageOrientationPatient=None)
+    folder = samples.write_series(tmp_path / "a", count=1, change=change)
+    refused(folder, rf"Modality is {modality}, a picture without a place in the patient", kind=UnsupportedScanError)

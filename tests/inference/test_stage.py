@@ -309,6 +309,20 @@ def test_masks_never_take_their_scans_places(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["case_0.nii.gz"]
 
 
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path):
+    cases, output = some_cases(tmp_path, 2), tmp_path / "drawn"
+    output.mkdir()
+    drawn = output / "case_1.nii.gz"
+    drawn.write_bytes(b"drawn by hand")
+    with pytest.raises(UsageError, match=r"case_1.nii.gz: is there and was not written by medseg infer"):
+        infer_folder(engine_of(), cases, output=output)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == {"case_1.nii.gz": b"drawn by hand"}
+    infer_folder(engine_of(), cases, output=output, options=RunOptions(overwrite=True))
+    # Now the folder is a run's, and a mask that lost its sidecar is made again.
+    (output / "case_1.nii.gz.sidecar.json").unlink()
+    assert [report.status for report in infer_folder(engine_of(), cases, output=output)] == ["kept", "ok"]
+
+
 def test_the_log_says_whose_scan_was_refused(tmp_path, caplog):
     (case,) = some_cases(tmp_path, 1)
     # "s" occurs in the reason, but not as a name.
