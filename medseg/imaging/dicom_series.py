@@ -137,19 +137,20 @@ def _is_image(header: FileHeader) -> bool:
     return bool(header.pixel_keyword) or "Rows" in header.tags
 
 
-def image_series(path: Path) -> str | None:
-    """Which series an image file belongs to, by its UID, never for a message; None of a DICOM object that is no image.
+def image_series(path: Path) -> tuple[str, int] | None:
+    """Which series an image file belongs to, by its UID, never for a message, and how many frames it has.
 
     Returns:
-        "" too where the file is no DICOM at all though it is taken for it, which reading it then says.
+        None of a DICOM object that is no image; ("", 1) where the file is no DICOM at all though it is taken for it, which
+        reading it then says.
 
     Raises:
         ScanError: it can't be read or parsed.
     """
     header = read_file_header(path, display_name(path))
     if header is None:
-        return ""
-    return header.series_uid if _is_image(header) else None
+        return "", 1
+    return (header.series_uid, header.tags.integer("NumberOfFrames") or 1) if _is_image(header) else None
 
 
 def _refuse_damaged_slices(label: str, foreign: Sequence[str], images: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ _DIRECTION_TOLERANCE = 1e-3
 # Slices further apart than this many times what they are thick leave out as much as they show, as a series does of which
 # every second slice is lost.
 _SPARSE = 1.9
+_HARDLY_MIXED = ("ConvolutionKernel", "EchoTime")
 # What two planes at one position may differ in, named in the refusal so that the user knows what to part.
 _TELLING = (
     "ImageType",
@@ -302,9 +303,20 @@ def _single_step(
     return normal * thickness, (f"only one slice; its thickness of {thickness:g} mm is taken as the spacing",)
 
 
+def _mixtures(planes: Sequence[Plane]) -> list[str]:
+    """What may well differ between two scans and hardly within one, where each position has one image all the same."""
+    files = {plane.file.path: plane.file.tags for plane in planes}.values()
+    counts = {keyword: len({tags.text(keyword) for tags in files}) for keyword in _HARDLY_MIXED}
+    return [
+        f"{keyword} has {count} values within the series; look whether it is one scan"
+        for keyword, count in counts.items()
+        if count > 1
+    ]
+
+
 def _content_warnings(planes: Sequence[Plane]) -> tuple[str, ...]:
     first, tags = planes[0], planes[0].file.tags
-    warnings = []
+    warnings = _mixtures(planes)
     if first.pixels.inverted:
         warnings.append("MONOCHROME1: low values are shown bright; values are left unchanged")
     if first.file.modality in ("CT", "PT") and not first.has_rescale:

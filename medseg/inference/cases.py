@@ -196,15 +196,18 @@ def _shown(case: InferCase) -> str:
 def _folder_cases(top: Path, leave_out: Path | None, series: SeriesSection | None) -> list[InferCase]:
     """Scans below ``top``, sorted by path; DICOM slices in one folder are one of them."""
 
-    def name_of(path: Path, suffix: str = "") -> str:
-        name = "_".join(path.relative_to(top).parts)
-        return case_name(name[: len(name) - len(suffix)] or top.resolve().name)
+    def case_of(path: Path, fault: str | None = None) -> InferCase:
+        name = "_".join(path.relative_to(top).parts) or top.resolve().name
+        suffix = suffix_of(path) or ""
+        if suffix and not path.is_dir():
+            name = name[: -len(suffix)]
+        return InferCase(id=case_name(name), images=(path,), fault=fault)
 
     content = search_folder(top, leave_out)
-    cases = [InferCase(id=name_of(path, suffix_of(path) or ""), images=(path,)) for path in content.files]
-    cases += [InferCase(id=name_of(path), images=(path,), fault=fault) for path, fault in content.unread.items()]
+    cases = [case_of(path) for path in content.files]
+    cases += [case_of(path, fault) for path, fault in content.unread.items()]
     if series is None:
-        cases += [InferCase(id=name_of(folder), images=(folder,)) for folder in content.dicom]
+        cases += [case_of(scan) for folder in content.dicom for scan in content.scans_in.get(folder, [folder])]
     elif content.dicom:
         cases += _study_cases(top, content.dicom, series)
     return sorted(cases, key=lambda case: (case.images[0], case.id))

@@ -44,6 +44,7 @@ class FolderContent:
     Attributes:
         files: scans of one file each, DICOM aside.
         dicom: folders with DICOM images.
+        scans_in: of those whose files are multi-frame images of a series each, these files: each is a scan.
         unread: folders that can't be listed, and why.
         other: how many files of no known kind look like scans or archives of them, by suffix.
         structures: files with structures (``.seg.nrrd``), which are no scans.
@@ -53,6 +54,7 @@ class FolderContent:
 
     files: list[Path] = field(default_factory=list)
     dicom: list[Path] = field(default_factory=list)
+    scans_in: dict[Path, list[Path]] = field(default_factory=dict)
     unread: dict[Path, str] = field(default_factory=dict)
     other: Counter[str] = field(default_factory=Counter)
     structures: int = 0
@@ -81,29 +83,18 @@ def search_folder(top: Path, leave_out: Path | None = None) -> FolderContent:
         top: an existing folder.
         leave_out: a folder that is not searched.
     """
-    content, found = FolderContent(), Counter[str]()
+    content, of_series = FolderContent(), Counter[str]()
     for folder, names in _walk(top, leave_out, content):
         slices, others = _parted(folder, names)
         if slices:
-            series = next((uid for path in slices if (uid := _series_of(path)) is not None), None)
-            if series is not None:
-                content.dicom.append(folder)
-                found[series] += bool(series)
-            else:
-                content.no_images += 1
+            _add_dicom(content, folder, slices, of_series)
         for path in others:
-            suffix = suffix_of(path)
-            if suffix in _LABELS:
-                content.structures += 1
-            elif suffix is not None:
-                content.files.append(path)
-            elif (like := _like_a_scan(path)) is not None:
-                content.other[like] += 1
+            _add_file(content, path)
     content.files.sort()
     content.dicom.sort()
     for sentence in content.passed_over():
         _LOG.warning("%s: %s and are left out", display_name(top), sentence)
-    if shared := sum(count for count in found.values() if count > 1):
+    if shared := sum(count for series, count in of_series.items() if series and count > 1):
         _LOG.warning(
             "%s: %d DICOM folders hold slices of a series that others hold too, and each is a scan of its own; "
             "put them into one folder if they are parts",
@@ -111,6 +102,29 @@ def search_folder(top: Path, leave_out: Path | None = None) -> FolderContent:
             shared,
         )
     return content
+
+
+def _add_dicom(content: FolderContent, folder: Path, slices: Sequence[Path], of_series: Counter[str]) -> None:
+    """Notes a folder with DICOM files, and the series of its first image."""
+    first = next((image for path in slices if (image := _image_of(path)) is not None), None)
+    if first is None:
+        content.no_images += 1
+        return
+    series, frames = first
+    content.dicom.append(folder)
+    of_series[series] += 1
+    if frames > 1 and (scans := _scans_among(slices)):
+        content.scans_in[folder] = scans
+
+
+def _add_file(content: FolderContent, path: Path) -> None:
+    suffix = suffix_of(path)
+    if suffix in _LABELS:
+        content.structures += 1
+    elif suffix is not None:
+        content.files.append(path)
+    elif (like := _like_a_scan(path)) is not None:
+        content.other[like] += 1
 
 
 def _walk(top: Path, leave_out: Path | None, content: FolderContent) -> Iterator[tuple[Path, list[str]]]:
@@ -187,12 +201,19 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
-def _series_of(path: Path) -> str | None:
-    """The series of a DICOM image, None of another object; "" of what can't be parsed, so that reading it says why."""
+def _image_of(path: Path) -> tuple[str, int] | None:
+    """(series, frames) of a DICOM image, None of another object; ("", 1) of what can't be parsed: reading it says why."""
     try:
         return image_series(path)
     except (MedsegError, OSError):
-        return ""
+        return "", 1
+
+
+def _scans_among(slices: Sequence[Path]) -> list[Path]:
+    """The images among a folder's DICOM files, if there are several, all multi-frame, each of a series of its own."""
+    images = {path: image for path in slices if (image := _image_of(path)) is not None}
+    series = {uid for uid, frames in images.values() if frames > 1}
+    return list(images) if len(series) == len(images) > 1 else []
 
 
 def _like_a_scan(path: Path) -> str | None:

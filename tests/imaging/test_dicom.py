@@ -209,6 +209,15 @@ def test_slices_that_may_be_missing_are_told(tmp_path, thickness, between, told)
     )
 
 
+def test_a_series_that_is_mixed_of_two_reconstructions_says_so(tmp_path):
+    def change(ds, index):
+        ds.ConvolutionKernel = f"{samples.SECRET}{index > 2}"
+        ds.EchoTime = "4.6"
+
+    header = read_dicom_header(samples.write_series(tmp_path / "a", change=change))
+    assert header.warnings == ("ConvolutionKernel has 2 values within the series; look whether it is one scan",)
+
+
 def test_single_slice_takes_its_thickness_and_says_so(tmp_path):
     header = read_dicom_header(samples.write_series(tmp_path / "ct", count=1))
 

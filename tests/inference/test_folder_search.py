@@ -4,9 +4,19 @@ import os
 
 import pytest
 
+from medseg.inference.cases import find_cases
 from medseg.inference.folder_search import is_dicom_file, search_folder
-from tests.imaging.dicom_samples import CLASSES, SECRET_UID, everywhere, save, slice_dataset, stored, write_series
-from tests.inference.test_cases import touch
+from tests.imaging.dicom_samples import (
+    CLASSES,
+    SECRET_UID,
+    enhanced_dataset,
+    everywhere,
+    save,
+    slice_dataset,
+    stored,
+    write_series,
+)
+from tests.inference.test_cases import ONE, ids, touch
 
 
 def names(top, paths):
@@ -67,6 +77,28 @@ def test_a_series_that_is_spread_over_folders_is_told(tmp_path, caplog):
     assert names(tmp_path, search_folder(tmp_path).dicom) == ["DIR000", "DIR001", "other"]
     assert "2 DICOM folders hold slices of a series that others hold too" in caplog.text
     assert SECRET_UID not in caplog.text
+
+
+def multi_frame(path, series):
+    data = enhanced_dataset(stored(3))
+    data.SeriesInstanceUID = series
+    return save(data, path)
+
+
+def test_multi_frame_files_of_a_series_each_are_scans(tmp_path):
+    for folder, series in (("many", ("1.1", "1.2")), ("parts", ("1.3", "1.3")), ("one", ("1.4",))):
+        for number, uid in enumerate(series):
+            multi_frame(tmp_path / folder / f"p{number}.dcm", uid)
+    contours(tmp_path / "many" / "plan.dcm")
+    content = search_folder(tmp_path)
+    assert names(tmp_path, content.dicom) == ["many", "one", "parts"]
+    assert {folder.name: names(folder, scans) for folder, scans in content.scans_in.items()} == {
+        "many": ["p0.dcm", "p1.dcm"]
+    }
+    assert ids(find_cases([tmp_path], channels=ONE)) == ["many_p0", "many_p1", "one", "parts"]
+    # A slice among them makes the folder one scan, which reading it judges.
+    save(slice_dataset(0, stored(1)[0]), tmp_path / "many" / "slice.dcm")
+    assert search_folder(tmp_path / "many").scans_in == {}
 
 
 def test_masks_of_an_earlier_run_are_no_scans(tmp_path, caplog):
