@@ -104,8 +104,12 @@ def choose_series(found: Found, wanted: str | None) -> tuple[FileHeader, ...]:
     )
     count = len(found.series)
     if wanted is None:
-        raise ScanError(f"{found.label}: has {count} series, expected 1: choose series=CODE of {listing}, or part them")
-    raise ScanError(f"{found.label}: the series asked for is not among its {count}: choose series=CODE of {listing}")
+        raise ScanError(
+            f"{found.label}: has {count} series, expected 1; choose one (--series code=CODE) of {listing}, or part them"
+        )
+    raise ScanError(
+        f"{found.label}: the series asked for is not among its {count}; choose one (--series code=CODE) of {listing}"
+    )
 
 
 def _files(path: Path, label: str, limits: Limits) -> list[Path]:

@@ -88,7 +88,9 @@ def series_rule(said: Sequence[str]) -> SeriesSection:
         if key not in SeriesSection.model_fields or key in values or not (equals or key == "most_slices"):
             keys = ", ".join(SeriesSection.model_fields)
             raise UsageError(f"--series: is {text!r}, expected KEY=VALUE with each of {keys} at most once; correct it")
-        values[key] = value.lower() != "false" if key == "most_slices" else value
+        values[key] = value.upper() if key == "modality" else value
+        if key == "most_slices":
+            values[key] = value.lower() != "false"
     try:
         return SeriesSection(**values)
     except ValidationError as error:

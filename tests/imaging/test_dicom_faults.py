@@ -43,7 +43,7 @@ def test_two_series(tmp_path):
 
     refused(
         folder,
-        r"^ct: has 2 series, expected 1: choose series=CODE of [0-9a-f]{8} \(CT, [35] files\), "
+        r"^ct: has 2 series, expected 1; choose one \(--series code=CODE\) of [0-9a-f]{8} \(CT, [35] files\), "
         r"[0-9a-f]{8} \(CT, [35] files\)",
     )
 
@@ -52,7 +52,8 @@ def test_series_asked_for_is_not_there(tmp_path):
     folder = samples.write_series(tmp_path / "ct")
 
     with pytest.raises(
-        ScanError, match=r"^ct: the series asked for is not among its 1: choose series=CODE of [0-9a-f]{8}"
+        ScanError,
+        match=r"^ct: the series asked for is not among its 1; choose one \(--series code=CODE\) of [0-9a-f]{8}",
     ):
         read_dicom_header(folder, series_uid=samples.SECRET)
 

@@ -47,14 +47,14 @@ def test_each_process_of_a_machine_takes_its_own_device(monkeypatch):
 
 
 def test_a_rule_for_series_needs_no_config():
-    asked = asked_fields(parsed("--series", "modality=CT", "--series", "description=a=b, c", "--series", "most_slices"))
+    asked = asked_fields(parsed("--series", "modality=ct", "--series", "description=a=b, c", "--series", "most_slices"))
     assert asked == {"series": SeriesSection(modality="CT", description="a=b, c", most_slices=True)}
     assert asked_fields(parsed("--series", "code=1a2b3c4d")) == {"series": SeriesSection(code="1a2b3c4d")}
     assert asked_fields(parsed()) == {}
 
 
 @pytest.mark.parametrize(
-    "said", [["kernel=b30"], ["modality"], ["modality=ct"], ["description=("], ["code=a", "code=b"]]
+    "said", [["kernel=b30"], ["modality"], ["modality=c t"], ["description=("], ["code=a", "code=b"]]
 )
 def test_what_is_no_rule_for_series_is_refused(said):
     with pytest.raises(UsageError, match=r"^--series: "):
