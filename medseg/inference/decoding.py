@@ -23,7 +23,7 @@ from medseg.runner.isolation import Isolated
 Isolation = Literal["auto", "always", "never"]
 
 _OWN_CODE = (".nii", ".nii.gz")
-_HEADERS_READ_HERE = (".nii", ".nii.gz", ".nrrd", ".mha")
+_HEADERS_READ_HERE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _FLOAT_BYTES = 4
 # Of whole-number voxels as they lie in DICOM files, which become float32; compressed files hold more than that.
 _BYTES_PER_FILE_BYTE = 2
