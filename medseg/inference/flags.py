@@ -124,7 +124,10 @@ def _choices(field: str) -> tuple[str, ...]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
     return value

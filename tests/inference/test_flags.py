@@ -76,3 +76,10 @@ def test_masks_go_into_a_folder(tmp_path):
     for name in ("file", "mask.nii.gz"):
         with pytest.raises(UsageError, match=rf"--output: is .*{name}, expected a folder, .*; give --output .*masks$"):
             refuse_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "4 GB"])
+def test_amounts_are_positive_numbers(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parsed("--memory", text)
+    assert f"argument --memory: is {text}, expected a number above 0" in capsys.readouterr().err
