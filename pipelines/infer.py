@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
 from medseg.errors import UsageError
-from medseg.inference.flags import add_run_flags, asked_fields, device_name, memory_bytes, run_options
+from medseg.inference.flags import (
+    add_run_flags,
+    asked_fields,
+    device_name,
+    given_path,
+    memory_bytes,
+    refuse_file,
+    run_options,
+)
 from medseg.runner.cluster_flags import open_cluster
 
 if TYPE_CHECKING:
@@ -41,14 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="scan, folder, .txt list or manifest")
+    parser.add_argument(
+        "inputs", nargs="*", type=given_path, metavar="INPUT", help="scan, folder, .txt list or manifest"
+    )
     parser.add_argument(
         "--model", action="append", metavar="DIR", help="model folder, or models:/NAME@champion; several are averaged"
     )
     parser.add_argument(
         "--tracker", metavar="URI", help="MLflow that models:/ names are of [MLFLOW_TRACKING_URI, else that of --work]"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the masks of INPUT")
+    parser.add_argument("--output", type=given_path, metavar="DIR", help="folder for the masks of INPUT")
     parser.add_argument(
         "--backend", choices=("torch", "onnxruntime"), help="what runs the network [what --model holds]"
     )
@@ -61,6 +71,8 @@ def _infer(context: Context) -> int:
         raise UsageError("infer: expected INPUT --model DIR --output DIR, or --config FILE; see medseg infer --help")
     from medseg.inference.report import exit_code
 
+    if args.output is not None:
+        refuse_file(args.output)
     args.model = [_folder_of(name, context) for name in args.model or ()]  # once: an alias may move meanwhile
     jobs = {} if args.inputs else _experiment_jobs(context)
     engine = _engine(context)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
+from medseg.durable import FolderLock, read_json, remove_stale_temporaries, sha256_json, write_json
 from medseg.errors import InputError, ScanError
 from medseg.evaluation.aggregate import ClassSummary, summarise
 from medseg.evaluation.case import (
@@ -29,6 +29,7 @@ from medseg.evaluation.protocol import Protocol
 from medseg.evaluation.raters import RatedPair, consensus_pairs, human_band, mean_scores, rated_pairs
 from medseg.evaluation.registry import CASE_METRICS
 from medseg.evaluation.report import Scores, write_scores
+from medseg.imaging.parts import sha256_of_parts
 from medseg.runner.pool import Outcome, RunCases, run_cases
 from medseg.runner.progress import CaseProgress
 from medseg.runner.resources import available_cores, default_processes
@@ -284,7 +285,7 @@ def _hashed(path: Path, case_id: str) -> FileState:
     try:
         stamp = file_stamp(path)
         # Absolute, for a worker of a cluster has another working folder.
-        return FileState(path=path.absolute(), sha256=sha256_file(path), stamp=stamp)
+        return FileState(path=path.absolute(), sha256=sha256_of_parts(path), stamp=stamp)
     except OSError as error:
         raise ScanError(f"{case_id}: {path.name} can't be read ({error.strerror}); check its permissions") from error
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from medseg.errors import ScanError, UnsupportedScanError
 from medseg.imaging.dicom_tags import Tags, parsing, wanted_tags
+from medseg.imaging.opening import display_name
 
 PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -120,6 +121,22 @@ def read_file_header(path: Path, label: str, *, also: tuple[str, ...] = ()) -> F
             if start[128:] != b"DICM" and not _starts_with_an_element(start):
                 return None
             return _parse(stream, path, label, status, also)
+
+
+def begins_like_dicom(path: Path) -> bool:
+    """Whether a regular file is DICOM by its first bytes, with the preamble or, its header proving it, without.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(132)
+    if start[128:] == b"DICM":
+        return True
+    try:
+        return _starts_with_an_element(start) and read_file_header(path, display_name(path)) is not None
+    except ScanError:
+        return False
 
 
 def _starts_with_an_element(start: bytes) -> bool:

@@ -28,6 +28,10 @@ _FRAME_PHASES = (
     ("MREchoSequence", "EffectiveEchoTime"),
     ("MRDiffusionSequence", "DiffusionBValue"),
 )
+# Pictures that lie nowhere in the patient: projections, endoscopy, photographs, ultrasound.
+_PICTURES = frozenset(
+    {"CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA", "DMS", "US", "IVUS", "ES", "XC", "GM", "SM", "OP", "OPT", "TG"}
+)
 _NUMBER_PHASES = frozenset({"TemporalPositionIndex", "EffectiveEchoTime", "DiffusionBValue"})
 
 
@@ -44,6 +48,8 @@ class Plane:
         row_direction, column_direction: (3,) unit vectors, LPS: along a row (X) and down a column (Y).
         row_spacing_mm, column_spacing_mm: between rows (Y) and between columns (X), as PixelSpacing orders them.
         thickness_mm: distance between planes where the header gives one, else None; used for a single plane only.
+        reach_mm: the larger of SliceThickness and SpacingBetweenSlices, some writers' distance between slices and others'
+            gap; None where neither is given.
         slope, intercept: of the rescaling, 1 and 0 where there is none.
         has_rescale: whether the header gives them.
         rescale_type: what the values are in, e.g. "HU".
@@ -61,6 +67,7 @@ class Plane:
     row_spacing_mm: float
     column_spacing_mm: float
     thickness_mm: float | None
+    reach_mm: float | None
     slope: float
     intercept: float
     has_rescale: bool
@@ -86,6 +93,11 @@ def planes_of(header: FileHeader, limits: Limits) -> list[Plane]:
         raise UnsupportedScanError(f"{header.label}: values go through a ModalityLUTSequence, which is not read")
     if "PerFrameFunctionalGroupsSequence" in tags:
         return _enhanced_planes(header, pixels, limits)
+    if header.modality in _PICTURES and "ImagePositionPatient" not in tags:
+        raise UnsupportedScanError(
+            f"{header.label}: Modality is {header.modality}, a picture without a place in the patient, expected slices of a "
+            "volume; convert it to PNG or TIFF for a model of pictures"
+        )
     if pixels.frames > 1:
         raise UnsupportedScanError(
             f"{header.label}: NumberOfFrames is {pixels.frames} without functional groups, expected an enhanced CT, "
@@ -152,6 +164,7 @@ def _plane(
     row, column = plane_directions(label, groups)
     between_rows, between_columns = pixel_spacing(label, groups, limits)
     slope, intercept, has_rescale, rescale_type = _rescale(label, groups)
+    thickness, reach = _thickness(groups)
     return Plane(
         file=header,
         pixels=pixels,
@@ -162,7 +175,8 @@ def _plane(
         column_direction=column,
         row_spacing_mm=between_rows,
         column_spacing_mm=between_columns,
-        thickness_mm=_thickness(groups),
+        thickness_mm=thickness,
+        reach_mm=reach,
         slope=slope,
         intercept=intercept,
         has_rescale=has_rescale,
@@ -207,11 +221,13 @@ def pixel_spacing(label: str, groups: Groups, limits: Limits) -> tuple[float, fl
     return values[0], values[1]
 
 
-def _thickness(groups: Groups) -> float | None:
+def _thickness(groups: Groups) -> tuple[float | None, float | None]:
+    """(distance to the next plane as the header has it, the larger of both numbers that it may have)."""
     item = groups.find("PixelMeasuresSequence")
     if item is None:
-        return None
-    return item.number("SpacingBetweenSlices") or item.number("SliceThickness")
+        return None, None
+    between, thickness = item.number("SpacingBetweenSlices"), item.number("SliceThickness")
+    return between or thickness, max(between or 0, thickness or 0) or None
 
 
 def _rescale(label: str, groups: Groups) -> tuple[float, float, bool, str]:

@@ -85,6 +85,10 @@ def _segmentation(
         raise EnvironmentFault(
             f"{name}: highdicom is not installed, expected for DICOM-SEG; pip install 'medseg[dicom]'"
         ) from error
+    if not source.text("FrameOfReferenceUID"):
+        raise ScanError(
+            f"{source.label}: FrameOfReferenceUID is missing, which a DICOM-SEG of it needs; take rtstruct or nii.gz"
+        )
     content = pixels.tobytes() + repr(label_table).encode()
     try:
         dataset = Segmentation(

@@ -132,8 +132,12 @@ def choose_series(found: Found, wanted: str | None) -> tuple[FileHeader, ...]:
     )
     count = len(found.series)
     if wanted is None:
-        raise ScanError(f"{found.label}: has {count} series, expected 1: choose series=CODE of {listing}, or part them")
-    raise ScanError(f"{found.label}: the series asked for is not among its {count}: choose series=CODE of {listing}")
+        raise ScanError(
+            f"{found.label}: has {count} series, expected 1; choose one (--series code=CODE) of {listing}, or part them"
+        )
+    raise ScanError(
+        f"{found.label}: the series asked for is not among its {count}; choose one (--series code=CODE) of {listing}"
+    )
 
 
 def _files(path: Path, label: str, limits: Limits) -> list[Path]:
@@ -163,6 +167,22 @@ def _is_image(header: FileHeader) -> bool:
     if not header.complete or not header.sop_class or header.sop_class.startswith(_STANDARD):
         return True
     return bool(header.pixel_keyword) or "Rows" in header.tags
+
+
+def image_series(path: Path) -> tuple[str, int] | None:
+    """Which series an image file belongs to, by its UID, never for a message, and how many frames it has.
+
+    Returns:
+        None of a DICOM object that is no image; ("", 1) where the file is no DICOM at all though it is taken for it, which
+        reading it then says.
+
+    Raises:
+        ScanError: it can't be read or parsed.
+    """
+    header = read_file_header(path, display_name(path))
+    if header is None:
+        return "", 1
+    return (header.series_uid, header.tags.integer("NumberOfFrames") or 1) if _is_image(header) else None
 
 
 def _refuse_damaged_slices(label: str, foreign: Sequence[str], images: Sequence[str]) -> None:

@@ -90,24 +90,34 @@ def open_source(images: Sequence[Path], *, series_uid: str | None, like: Header 
 
 
 def _source(series: DicomSeries, label: str) -> Source:
-    from pydicom import dcmread
-
     datasets: list[Any] = []
     place_of: dict[Path, int] = {}
     frames = []
     for path, index in series.planes:
         if path not in place_of:
-            with parsing(label):
-                dataset = dcmread(path, stop_before_pixels=True)
-            missing = [keyword for keyword in _NEEDED if not dataset.get(keyword)]
-            if missing:
-                raise ScanError(
-                    f"{label}: {missing[0]} is missing, which a DICOM object made from it needs; take nii.gz"
-                )
-            for keyword in _MAY_BE_EMPTY:
-                if keyword not in dataset:
-                    setattr(dataset, keyword, None)
             place_of[path] = len(datasets)
-            datasets.append(dataset)
+            datasets.append(_dataset(path, label))
         frames.append((place_of[path], index))
+    if len({str(dataset.SOPInstanceUID) for dataset in datasets}) < len(datasets):
+        raise ScanError(
+            f"{label}: SOPInstanceUID is the same in several slices, expected one each, by which a DICOM object refers to "
+            "them; take nii.gz, or export the series again"
+        )
     return Source(label=label, header=series.header, datasets=tuple(datasets), frames=tuple(frames))
+
+
+def _dataset(path: Path, label: str) -> Any:
+    """One file's header, also of a file without preamble, with its texts in UTF-8: some writers know few other sets."""
+    from pydicom import dcmread
+
+    with parsing(label):
+        dataset = dcmread(path, stop_before_pixels=True, force=True)
+        dataset.decode()
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        missing = [keyword for keyword in _NEEDED if not dataset.get(keyword)]
+        for keyword in _MAY_BE_EMPTY:
+            if keyword not in dataset:
+                setattr(dataset, keyword, None)
+    if missing:
+        raise ScanError(f"{label}: {missing[0]} is missing, which a DICOM object made from it needs; take nii.gz")
+    return dataset

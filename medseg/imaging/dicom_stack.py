@@ -25,6 +25,10 @@ from medseg.imaging.volume import Affine
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Direction cosines written with three digits differ this much; it is 0.06 degrees.
 _DIRECTION_TOLERANCE = 1e-3
+# Slices further apart than this many times what they are thick leave out as much as they show, as a series does of which
+# every second slice is lost.
+_SPARSE = 1.9
+_HARDLY_MIXED = ("ConvolutionKernel", "EchoTime")
 # What two planes at one position may differ in, named in the refusal so that the user knows what to part.
 _TELLING = (
     "ImageType",
@@ -119,6 +123,11 @@ def _check_alike(planes: Sequence[Plane]) -> None:
                 f"{plane.label}: PixelSpacing is {ours[0]:g} x {ours[1]:g} mm, expected {theirs[0]:g} x {theirs[1]:g} mm "
                 f"as in {first.file.path.name}; take other images out of the series"
             )
+    patients = {plane.file.tags.text("PatientID") for plane in planes}
+    if len(patients) > 1:
+        raise ScanError(
+            f"{first.label}: PatientID has {len(patients)} values in one series, expected 1; part the patients' files"
+        )
     frames = {plane.file.tags.text("FrameOfReferenceUID") for plane in planes}
     if len(frames) > 1:
         raise ScanError(
@@ -252,8 +261,13 @@ def _step(
             f"{planes[worst].label}: lies {furthest[worst]:.3g} mm off its even place, expected at most {tolerance:.3g} mm "
             "(slices unevenly spaced or shifted sideways); export the series again"
         )
-    uneven = f"slices lie up to {furthest[worst]:.3g} mm off an even spacing of {usual:.4g} mm"
-    return step, ((uneven,) if furthest[worst] > 0.01 else ())
+    told = []
+    if furthest[worst] > 0.01:
+        told.append(f"slices lie up to {furthest[worst]:.3g} mm off an even spacing of {usual:.4g} mm")
+    reach = planes[0].reach_mm
+    if reach is not None and usual > _SPARSE * reach:
+        told.append(f"slices lie {usual:.4g} mm apart and are {reach:g} mm thick; look whether some are missing")
+    return step, tuple(told)
 
 
 def _check_upright(
@@ -289,9 +303,20 @@ def _single_step(
     return normal * thickness, (f"only one slice; its thickness of {thickness:g} mm is taken as the spacing",)
 
 
+def _mixtures(planes: Sequence[Plane]) -> list[str]:
+    """What may well differ between two scans and hardly within one, where each position has one image all the same."""
+    files = {plane.file.path: plane.file.tags for plane in planes}.values()
+    counts = {keyword: len({tags.text(keyword) for tags in files}) for keyword in _HARDLY_MIXED}
+    return [
+        f"{keyword} has {count} values within the series; look whether it is one scan"
+        for keyword, count in counts.items()
+        if count > 1
+    ]
+
+
 def _content_warnings(planes: Sequence[Plane]) -> tuple[str, ...]:
     first, tags = planes[0], planes[0].file.tags
-    warnings = []
+    warnings = _mixtures(planes)
     if first.pixels.inverted:
         warnings.append("MONOCHROME1: low values are shown bright; values are left unchanged")
     if first.file.modality in ("CT", "PT") and not first.has_rescale:

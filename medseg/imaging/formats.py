@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -78,26 +79,40 @@ def suffix_of(path: PurePath) -> str | None:
 def format_of(path: Path) -> Format:
     """The format of an existing file or folder: a folder is a DICOM series, of a file the suffix decides.
 
-    A file without a known suffix is read where it begins like DICOM, whose files often have none.
+    A file without a known suffix is read where it begins like DICOM, whose files often have none. A folder that is named
+    like a scan file is a series if there is DICOM in it.
 
     Raises:
         ScanError: there is no such file, or it can't be opened.
         UnsupportedScanError: its suffix is none of ``FORMATS``.
     """
-    suffix = suffix_of(path)
+    suffix, is_folder = suffix_of(path), os.path.isdir(path)  # noqa: PTH112  (False where it can't be told)
+    if is_folder and (suffix in (None, *DICOM.suffixes) or _holds_dicom(path)):
+        return DICOM
     if suffix is not None:
         return next(entry for entry in FORMATS if suffix in entry.suffixes)
-    if path.is_dir():
-        return DICOM
     with open_regular(path) as file:
         content = describe_content(file.read(512))
-    if content == "DICOM":
+    if content == "DICOM" or _is_dicom(path):
         return DICOM
     known = ", ".join(suffix for entry in FORMATS for suffix in entry.suffixes)
     raise UnsupportedScanError(
         f"{display_name(path)}: suffix is {path.suffix or 'missing'} (content is {content}), expected one of {known}, "
         "or a folder with a DICOM series; convert it"
     )
+
+
+def _is_dicom(path: Path) -> bool:
+    from medseg.imaging.dicom_headers import begins_like_dicom
+
+    return begins_like_dicom(path)
+
+
+def _holds_dicom(folder: Path) -> bool:
+    try:
+        return any(path.is_file() and _is_dicom(path) for path in sorted(folder.iterdir()))
+    except OSError:
+        return False
 
 
 def writing_format(path: Path) -> Format:

@@ -1,7 +1,8 @@
-"""NRRD and MetaImage through SimpleITK, which is imported only when such a file comes."""
+"""NRRD and MetaImage: their grid through SimpleITK, which is imported only when such a file comes, their voxels read here."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from medseg.errors import ScanError, UnsupportedScanError
 from medseg.imaging.geometry import spacing_xyz_mm
-from medseg.imaging.itk_headers import Claim, check_payload, meta_claim, nrrd_claim
+from medseg.imaging.itk_headers import Claim, check_length, meta_claim, nrrd_claim, read_voxels
 from medseg.imaging.limits import Limits
 from medseg.imaging.nifti import check_channels
 from medseg.imaging.nifti_header import check_affine
@@ -25,19 +26,8 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_itk_header(path: Path, *, limits: Limits) -> Header:
     """The checked header; uncompressed data's length is checked too."""
     claim, io = _claim(path)
-    limits.check_voxels(display_name(path), claim.sizes)
-    if claim.compressed is None:
-        check_payload(claim, display_name(path), limits)
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(io)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _not_decoded(path) from error
-    return _header(reader, reader.GetNumberOfComponents(), claim, path, limits)
+    check_length(claim, display_name(path), limits)
+    return _header(_information(path, io), claim, path, limits)
 
 
 def read_itk(path: Path, *, channels: int | None, limits: Limits) -> Volume:
@@ -95,38 +85,46 @@ def _claim(path: Path) -> tuple[Claim, str]:
 def _read(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], Header]:
     """((C, X, Y, Z) in the file's type, x fastest in memory; header)."""
     claim, io = _claim(path)
-    check_payload(claim, display_name(path), limits)
+    check_length(claim, display_name(path), limits)
+    header = _header(_information(path, io), claim, path, limits)
+    array, told = read_voxels(claim, display_name(path), limits)
+    if claim.channel_axis is not None:
+        array = np.moveaxis(array, claim.channel_axis, 0)
+    else:
+        array = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
+    return array.reshape(*array.shape, 1) if array.ndim == 3 else array, replace(
+        header, warnings=(*header.warnings, *told)
+    )
+
+
+def _information(path: Path, io: str) -> Any:
+    """SimpleITK's reader, which has read the header."""
     import SimpleITK
 
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(io)
     try:
-        image = SimpleITK.ReadImage(str(path), imageIO=io)
+        reader.ReadImageInformation()
     except RuntimeError as error:
         raise _not_decoded(path) from error
-    header = _header(image, image.GetNumberOfComponentsPerPixel(), claim, path, limits)
-    array = np.asarray(SimpleITK.GetArrayFromImage(image))
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    elif array.ndim < 4:
-        array = array[None]
-    if header.planar:
-        array = array[:, None]
-    return array.transpose(0, 3, 2, 1), header
+    return reader
 
 
 def _not_decoded(path: Path) -> ScanError:
     return ScanError(f"{display_name(path)}: can't be decoded; write it again, or convert it to .nii.gz")
 
 
-def _header(image: Any, components: int, claim: Claim, path: Path, limits: Limits) -> Header:
-    """From an image or an image reader, which answer the same questions."""
+def _header(image: Any, claim: Claim, path: Path, limits: Limits) -> Header:
+    """From SimpleITK's reader, which must see the sizes that we do."""
     name = display_name(path)
-    rank = int(image.GetDimension())
+    rank, components = int(image.GetDimension()), int(image.GetNumberOfComponents())
     size = [int(count) for count in image.GetSize()]
     if rank not in (2, 3, 4) or (rank == 4 and components > 1):
         raise UnsupportedScanError(
             f"{name}: is {rank}-D with {components} values a voxel, expected 2-D to 4-D; convert it"
         )
-    if sorted(size) != sorted(claim.sizes if components == 1 else _without(claim.sizes, components)):
+    if tuple(size) != claim.spatial_sizes or components * math.prod(size) != math.prod(claim.sizes):
         raise ScanError(f"{name}: sizes are read as {size}, expected those of its header; convert it to .nii.gz")
     affine = np.eye(4)
     kept = min(rank, 3)
@@ -142,23 +140,8 @@ def _header(image: Any, components: int, claim: Claim, path: Path, limits: Limit
         affine=affine,
         channels=size[3] if rank == 4 else components,
         format="nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "metaimage",
-        dtype=_dtype_name(image),
+        dtype=claim.dtype.newbyteorder("=").name,
         planar=rank == 2,
+        oriented=claim.oriented,
         warnings=tuple(warnings),
     )
-
-
-def _without(sizes: tuple[int, ...], components: int) -> list[int]:
-    left = list(sizes)
-    if components in left:
-        left.remove(components)
-    return left
-
-
-def _dtype_name(image: Any) -> str:
-    import SimpleITK
-
-    words = SimpleITK.GetPixelIDValueAsString(image.GetPixelIDValue())
-    bits = next((size for size in ("8", "16", "32", "64") if f"{size}-bit" in words), "32")
-    kind = "uint" if "unsigned" in words else "float" if "float" in words else "int"
-    return f"{kind}{bits}"

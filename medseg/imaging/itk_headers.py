@@ -1,7 +1,7 @@
-"""NRRD and MetaImage headers, read here before SimpleITK sees the file.
+"""NRRD and MetaImage headers and voxels, read here; SimpleITK only says where the voxels lie in the patient.
 
-SimpleITK fills a truncated file with zeros and follows a data file's name anywhere, both without a word, so what the
-header promises is compared with what is there first.
+SimpleITK fills a truncated file with zeros, hands out memory as it finds it where compressed data is not as the header says,
+and follows a data file's name anywhere, all without an error.
 """
 
 from __future__ import annotations
@@ -9,33 +9,45 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from medseg.errors import ScanError, UnsupportedScanError
 from medseg.imaging.limits import Limits
 from medseg.imaging.opening import describe_content, display_name, open_regular
-from medseg.imaging.streams import GzipStream
+from medseg.imaging.streams import GzipStream, PlainStream, Stream, chunks
 
-_NRRD_BYTES = {
-    "int8": 1, "int8_t": 1, "signed char": 1, "uint8": 1, "uint8_t": 1, "uchar": 1, "unsigned char": 1,
-    "short": 2, "short int": 2, "signed short": 2, "signed short int": 2, "int16": 2, "int16_t": 2,
-    "ushort": 2, "unsigned short": 2, "unsigned short int": 2, "uint16": 2, "uint16_t": 2,
-    "int": 4, "signed int": 4, "int32": 4, "int32_t": 4, "uint": 4, "unsigned int": 4, "uint32": 4, "uint32_t": 4,
-    "longlong": 8, "long long": 8, "long long int": 8, "signed long long": 8, "int64": 8, "int64_t": 8,
-    "ulonglong": 8, "unsigned long long": 8, "unsigned long long int": 8, "uint64": 8, "uint64_t": 8,
-    "float": 4, "double": 8,
-}  # fmt: skip
-_META_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+_NRRD_TYPES = {
+    name: kind
+    for kind, names in {
+        "i1": ("int8", "int8_t", "signed char"),
+        "u1": ("uint8", "uint8_t", "uchar", "unsigned char"),
+        "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+        "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+        "i4": ("int", "signed int", "int32", "int32_t"),
+        "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+        "i8": ("longlong", "long long", "long long int", "signed long long", "int64", "int64_t"),
+        "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+        "f4": ("float",),
+        "f8": ("double",),
+    }.items()
+    for name in names
+}
+_META_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _SPACES = {
     "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las",
 }  # fmt: skip
 _MAX_HEADER_BYTES = 1 << 20
+_META_AXES = frozenset({"transformmatrix", "rotation", "orientation"})
+_NO_SIZE = "voxel size is unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +56,26 @@ class Claim:
 
     Attributes:
         sizes: in file order, fastest first, the channel axis too.
-        value_bytes: of one value.
-        compressed: zlib's window bits of the data (31 gzip, 15 zlib), or None where it is raw.
-        data: file that holds the data, and the byte where it begins.
+        dtype: of one value as stored, byte order included.
+        channel_axis: which of ``sizes`` is no direction in space; None where there is none, or it comes after three others.
+        compressed: zlib's window bits of the data (31 gzip, 47 zlib or gzip), or None where it is raw.
+        data: file that holds the data, and the byte where it begins; -1 where it ends with the file.
+        oriented: whether the header says where the axes run.
         warnings: sentences for the user.
     """
 
     sizes: tuple[int, ...]
-    value_bytes: int
+    dtype: np.dtype[np.generic]
+    channel_axis: int | None
     compressed: int | None
     data: tuple[Path, int]
+    oriented: bool = True
     warnings: tuple[str, ...] = ()
+
+    @property
+    def spatial_sizes(self) -> tuple[int, ...]:
+        """``sizes`` without the channel axis."""
+        return tuple(size for axis, size in enumerate(self.sizes) if axis != self.channel_axis)
 
 
 def nrrd_claim(path: Path) -> Claim:
@@ -63,7 +84,7 @@ def nrrd_claim(path: Path) -> Claim:
     text, end = _head(path, b"NRRD000", "NRRD", re.compile(rb"\r?\n\r?\n"))
     fields = _fields(text, ":", name)
     kind = fields.get("type", "").lower()
-    if kind not in _NRRD_BYTES:
+    if kind not in _NRRD_TYPES:
         raise UnsupportedScanError(
             f"{name}: type is {_shown(kind)}, expected whole or real numbers; convert it to .nii.gz"
         )
@@ -78,14 +99,55 @@ def nrrd_claim(path: Path) -> Claim:
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", "", "???"}
     if units:
         raise UnsupportedScanError(f"{name}: space units are not all mm, expected mm; convert it to .nii.gz")
+    sizes = _whole_numbers(fields.get("sizes", ""), fields.get("dimension", ""), name)
     data_file = fields.get("data file", fields.get("datafile"))
     return Claim(
-        sizes=_whole_numbers(fields.get("sizes", ""), fields.get("dimension", ""), name),
-        value_bytes=_NRRD_BYTES[kind],
+        sizes=sizes,
+        dtype=_nrrd_dtype(_NRRD_TYPES[kind], fields.get("endian", "").lower(), name),
+        channel_axis=_nrrd_channel_axis(fields, sizes, name),
         compressed=None if encoding == "raw" else 31,
         data=(path, end) if data_file is None else (_beside(path, data_file), 0),
+        oriented="space directions" in fields and bool({"space", "space dimension"} & fields.keys()),
         warnings=_space_warnings(fields, name),
     )
+
+
+def _nrrd_dtype(kind: str, endian: str, name: str) -> np.dtype[np.generic]:
+    dtype = np.dtype(kind)
+    if dtype.itemsize > 1 and endian not in ("little", "big"):
+        raise ScanError(f"{name}: endian is {_shown(endian)}, expected little or big; add it to the header")
+    return dtype.newbyteorder(">" if endian == "big" else "<")
+
+
+def _nrrd_channel_axis(fields: Mapping[str, str], sizes: Sequence[int], name: str) -> int | None:
+    """The axis that has no direction in space, by its kind or by a direction of ``none``."""
+    directions = re.findall(r"\([^()]*\)|none", fields.get("space directions", ""), re.IGNORECASE)
+    kinds = fields.get("kinds", "").lower().split()
+    if len(directions) == len(sizes):
+        _check_lengths([word.strip("()").split(",") for word in directions if word.lower() != "none"], name)
+        axes = [axis for axis, word in enumerate(directions) if word.lower() == "none"]
+    elif len(kinds) == len(sizes):
+        axes = [axis for axis, word in enumerate(kinds) if word not in ("domain", "space", "time", "???", "none")]
+    else:
+        axes = []
+    if "spacings" in fields:
+        _check_lengths([[word] for axis, word in enumerate(fields["spacings"].split()) if axis not in axes], name)
+    if len(axes) > 1:
+        raise UnsupportedScanError(f"{name}: has {len(axes)} axes without direction, expected at most 1; convert it")
+    return axes[0] if axes else None
+
+
+def _check_lengths(vectors: Sequence[Sequence[str]], name: str) -> None:
+    """Refuses a voxel side (the length of a vector in text) that is 0 or no finite number."""
+    for vector in vectors:
+        try:
+            length = math.hypot(*map(float, vector))
+        except ValueError:
+            length = math.nan
+        if not math.isfinite(length) or length == 0:
+            raise ScanError(
+                f"{name}: voxel size is {length:g} along an axis, expected a positive number; correct the header"
+            )
 
 
 def nrrd_head(path: Path) -> str:
@@ -103,9 +165,16 @@ def _space_warnings(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
         raise UnsupportedScanError(
             f"{name}: space is {_shown(space)}, expected one of the patient's (left-posterior-superior, ...); correct it"
         )
+    told = []
     if not space and "space dimension" not in fields:
-        return ("orientation is unknown (no space): taken from the voxel sizes alone",)
-    return ()
+        told.append("orientation is unknown (no space): taken from the voxel sizes alone")
+    elif "space directions" not in fields:
+        told.append("orientation is unknown (no space directions): taken from the voxel sizes alone")
+    elif "space origin" not in fields:
+        told.append("place is unknown (no space origin): the first voxel is taken to lie at 0, 0, 0")
+    if not {"space directions", "spacings"} & fields.keys():
+        told.append(f"{_NO_SIZE} (no space directions, no spacings): 1 mm is taken")
+    return tuple(told)
 
 
 def meta_claim(path: Path) -> Claim:
@@ -114,13 +183,14 @@ def meta_claim(path: Path) -> Claim:
     text, end = _head(path, b"", "MetaImage", re.compile(rb"ElementDataFile[ \t]*=[^\n]*(\n|\Z)"))
     fields = _fields(text, "=", name)
     kind = fields.get("elementtype", "").upper()
-    if kind not in _META_BYTES:
+    if kind not in _META_TYPES:
         raise UnsupportedScanError(
             f"{name}: ElementType is {_shown(kind)}, expected whole or real numbers; convert it to .nii.gz"
         )
-    if fields.get("binarydata", "True").lower() != "true":
+    if not _is_true(fields.get("binarydata", "True")):
         raise UnsupportedScanError(f"{name}: holds its voxels as text, expected binary data; convert it to .nii.gz")
-    if fields.get("headersize", "0") not in ("0", "-1"):
+    compressed, header_size = _is_true(fields.get("compresseddata", "False")), fields.get("headersize", "0")
+    if header_size not in (("0",) if compressed else ("0", "-1")):
         raise UnsupportedScanError(f"{name}: has a HeaderSize, expected none; convert it to .nii.gz")
     if fields.get("distanceunits", "mm").lower() not in ("mm", "?"):
         raise UnsupportedScanError(f"{name}: DistanceUnits is not mm, expected mm; convert it to .nii.gz")
@@ -128,12 +198,43 @@ def meta_claim(path: Path) -> Claim:
     channels = fields.get("elementnumberofchannels", "1")
     sizes = (*_whole_numbers(channels, "1", name), *sizes) if channels != "1" else sizes
     data_file = fields.get("elementdatafile", "")
+    data, start = (path, end) if data_file.upper() == "LOCAL" else (_beside(path, data_file), 0)
     return Claim(
         sizes=sizes,
-        value_bytes=_META_BYTES[kind],
-        compressed=15 if fields.get("compresseddata", "False").lower() == "true" else None,
-        data=(path, end) if data_file.upper() == "LOCAL" else (_beside(path, data_file), 0),
+        dtype=np.dtype(_META_TYPES[kind]).newbyteorder(_meta_order(fields, name)),
+        channel_axis=0 if channels != "1" else None,
+        compressed=47 if compressed else None,
+        data=(data, -1 if header_size == "-1" else start),
+        oriented=bool(_META_AXES & fields.keys()),
+        warnings=_meta_warnings(fields, name),
     )
+
+
+def _is_true(text: str) -> bool:
+    return text[:1].lower() in ("t", "y", "1")
+
+
+def _meta_order(fields: Mapping[str, str], name: str) -> Literal["<", ">"]:
+    said = {_is_true(fields[key]) for key in ("binarydatabyteordermsb", "elementbyteordermsb") if key in fields}
+    if len(said) > 1:
+        raise ScanError(
+            f"{name}: BinaryDataByteOrderMSB and ElementByteOrderMSB disagree, expected one order; correct it"
+        )
+    return ">" if said == {True} else "<"
+
+
+def _meta_warnings(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
+    size = fields.get("elementspacing", fields.get("elementsize"))
+    told = []
+    if size is None:
+        told.append(f"{_NO_SIZE} (no ElementSpacing): 1 mm is taken")
+    else:
+        _check_lengths([[word] for word in size.split()], name)
+    if not _META_AXES & fields.keys():
+        told.append("orientation is unknown (no TransformMatrix): taken from the voxel sizes alone")
+    elif not {"offset", "position", "origin"} & fields.keys():
+        told.append("place is unknown (no Offset): the first voxel is taken to lie at 0, 0, 0")
+    return tuple(told)
 
 
 def _head(path: Path, magic: bytes, kind: str, end: re.Pattern[bytes]) -> tuple[str, int]:
@@ -203,31 +304,56 @@ def _beside(path: Path, data_file: str) -> Path:
     return data
 
 
-def check_payload(claim: Claim, name: str, limits: Limits) -> None:
-    """Compares the promised bytes with those that are there; compressed ones are read through to their checksum.
+def read_voxels(claim: Claim, name: str, limits: Limits) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """The values as ``claim`` says they lie, (sizes) in native byte order and fastest axis first in memory; and warnings.
 
     Raises:
         ScanError: too many voxels promised, too few there, or a checksum is wrong.
     """
-    promised = limits.check_voxels(name, claim.sizes) * claim.value_bytes
-    path, start = claim.data
+    count = limits.check_voxels(name, claim.sizes)
+    with _opened(claim, name) as file:
+        stream = _positioned(claim, file, name)
+        flat = np.empty(count, claim.dtype.newbyteorder("="))
+        for place, part in chunks(stream, claim.dtype, count, what=_promise(claim)):
+            flat[place] = part
+        trailing = stream.finish(limits.max_trailing_bytes)
+    told = (f"{trailing:,} bytes after the voxels were ignored",) if trailing else ()
+    return flat.reshape(claim.sizes, order="F"), told
+
+
+def check_length(claim: Claim, name: str, limits: Limits) -> None:
+    """Compares the promised bytes with those that are there, without reading them; not of compressed ones.
+
+    Raises:
+        ScanError: too many voxels promised, or too few there.
+    """
+    promised = limits.check_voxels(name, claim.sizes) * claim.dtype.itemsize
+    with _opened(claim, name) as file:
+        held = os.fstat(file.fileno()).st_size - max(claim.data[1], 0)
+    if claim.compressed is None and held < promised:
+        raise ScanError(
+            f"{name}: header promises {_promise(claim)} = {promised:,} bytes of voxels, "
+            f"the file has {max(held, 0):,}; copy or download it again"
+        )
+
+
+def _promise(claim: Claim) -> str:
+    return f"{'x'.join(map(str, claim.sizes))} values"
+
+
+def _opened(claim: Claim, name: str) -> BinaryIO:
     try:
-        opened = open_regular(path)
+        return open_regular(claim.data[0])
     except ScanError as error:
         reason = str(error).split(": ", 1)[-1].split(";", 1)[0]
         raise ScanError(
             f"{name}: of the data file that its header names, {reason}; put both into one folder"
         ) from error
-    with opened as file:
-        if claim.compressed is None:
-            held = os.fstat(file.fileno()).st_size - start
-        else:
-            file.seek(start)
-            stream = GzipStream(file, name, window_bits=claim.compressed)
-            held = stream.finish(promised + limits.max_trailing_bytes)
-    if held < promised:
-        raise ScanError(
-            f"{name}: header promises {'x'.join(map(str, claim.sizes))} values = {promised:,} bytes of voxels, "
-            f"the file has {max(held, 0):,}; copy or download it again"
-        )
-    assert math.prod(claim.sizes) > 0
+
+
+def _positioned(claim: Claim, file: BinaryIO, name: str) -> Stream:
+    start = claim.data[1]
+    if start < 0:
+        start = max(0, os.fstat(file.fileno()).st_size - math.prod(claim.sizes) * claim.dtype.itemsize)
+    file.seek(start)
+    return PlainStream(file, name) if claim.compressed is None else GzipStream(file, name, window_bits=claim.compressed)

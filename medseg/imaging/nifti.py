@@ -161,12 +161,14 @@ def _header_bytes(array: npt.NDArray[np.generic], affine: Affine, like: Header |
     stored[:3] /= _UNIT_MM.get(unit, 1.0)
     header["pixdim"][1:4] = spacing_xyz_mm(stored)
     header.set_slope_inter(slope, 0)
-    if qform_code == sform_code == 0 and not np.allclose(header.get_base_affine(), stored, atol=1e-4):
+    if max(qform_code, sform_code) <= 0 and not np.allclose(header.get_base_affine(), stored, atol=1e-4):
         qform_code = sform_code = 1
-    if qform_code:
-        header.set_qform(stored, code=qform_code)
-    if sform_code:
-        header.set_sform(stored, code=sform_code)
+    # Codes that NIfTI does not know are kept as the scan has them, which nibabel's setters refuse; below 0 is none.
+    if qform_code > 0:
+        header.set_qform(stored, code=1)
+    if sform_code > 0:
+        header.set_sform(stored, code=1)
+    header["qform_code"], header["sform_code"] = qform_code, sform_code
     header["xyzt_units"] = unit
     header["vox_offset"] = header.single_vox_offset
     return bytes(header.binaryblock) + b"\0" * 4

@@ -29,6 +29,7 @@ _REFUSED = {
 }  # fmt: skip
 _UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metre", 3: "micron"}
+_LAST_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER of nifti1.h
 _SHEAR_REFUSED = 0.01
 _SHEAR_TOLD = 1e-4
 
@@ -88,6 +89,7 @@ def parse_header(stream: Stream, *, limits: Limits) -> NiftiHeader:
         qform_code=int(raw["qform_code"]),
         sform_code=int(raw["sform_code"]),
         zooms_unit=_unit(raw),
+        oriented=int(raw["qform_code"]) > 0 or int(raw["sform_code"]) > 0,
         warnings=tuple(warnings),
     )
     return NiftiHeader(header=header, dtype=dtype, sizes=sizes, offset=offset, slope=slope, inter=inter)
@@ -129,6 +131,8 @@ def _sizes(raw: Any, name: str, limits: Limits) -> tuple[tuple[int, ...], bool]:
     limits.check_voxels(name, tuple(sizes))
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
+    if len(sizes) == 5 and sizes[3] == 1:  # vectors: NIfTI keeps the fourth axis for time
+        del sizes[3]
     if rank < 2 or len(sizes) > 4:
         shape = "x".join(str(size) for size in sizes)
         raise UnsupportedScanError(
@@ -240,6 +244,11 @@ def _check_pixdim(raw: Any, name: str, planar: bool) -> None:
 
 def _best_affine(raw: Any, name: str, planar: bool, scale: float, warnings: list[str]) -> Affine:
     has_sform, has_qform = int(raw["sform_code"]) > 0, int(raw["qform_code"]) > 0
+    warnings += [
+        f"{form}_code is {int(raw[f'{form}_code'])}, which NIfTI does not know; taken as {'a' if known else 'no'} {form}"
+        for form, known in (("sform", has_sform), ("qform", has_qform))
+        if not 0 <= int(raw[f"{form}_code"]) <= _LAST_CODE
+    ]
     sform = np.array(raw.get_sform(), np.float64)
     if planar and has_sform and not sform[:3, 2].any():
         normal = np.cross(sform[:3, 0], sform[:3, 1])

@@ -90,7 +90,7 @@ def _opened(file: BinaryIO, path: Path, limits: Limits) -> tuple[Image.Image, He
     name, wanted = display_name(path), _KINDS[path.suffix.lower()]
     first = file.read(512)
     file.seek(0)
-    if not describe_content(first).startswith(wanted):
+    if not describe_content(first).removeprefix("Big").startswith(wanted):
         raise ScanError(
             f"{name}: content is {describe_content(first)}, expected {wanted}; give it its right suffix or fetch it again"
         )

@@ -73,8 +73,6 @@ def _dataset(label_map: LabelMap, source: Source, label_table: LabelTable) -> An
         setattr(dataset, keyword, source.datasets[0].get(keyword, None))
     if not dataset.FrameOfReferenceUID:
         dataset.FrameOfReferenceUID = source.uid("frame of reference", b"")
-    if not dataset.SpecificCharacterSet:
-        dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID, dataset.SOPInstanceUID = SOP_CLASS, source.uid("RTSTRUCT", content)
     dataset.SeriesInstanceUID = source.uid("RTSTRUCT series", content)
     dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "RTSTRUCT", 9001, 1

@@ -30,6 +30,7 @@ class Header:
         planar: True for a 2D picture (PNG, TIFF, JPEG or a NIfTI of rank 2).
         qform_code, sform_code: NIfTI's own codes (0 to 4); 0 elsewhere.
         zooms_unit: NIfTI's spatial unit code (0 unknown, 1 m, 2 mm, 3 um); 2 elsewhere. The affine is in mm already.
+        oriented: False where the file does not say where its axes run, as a picture never does; the affine is a guess then.
         modality: DICOM Modality where there is one ("CT", "PT", "MR"), else "".
         series: short code of the DICOM series where a folder of several gave one, else "".
         warnings: sentences for the user, without header text.
@@ -44,6 +45,7 @@ class Header:
     qform_code: int = 0
     sform_code: int = 0
     zooms_unit: int = 2
+    oriented: bool = True
     modality: str = ""
     series: str = ""
     warnings: tuple[str, ...] = ()

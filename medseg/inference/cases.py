@@ -2,77 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medseg.config.series import SeriesRules, SeriesSection, rules_of_channels
+from medseg.config.series import SeriesRules
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
-from medseg.imaging.formats import DICOM
+from medseg.inference.case_lists import is_list, listed_cases
+from medseg.inference.folder_search import search_folder
+from medseg.inference.infer_case import InferCase, case_name, exists, file_name, with_rules
 from medseg.inference.outputs import OutputSpec
 from medseg.manifest import Case, Manifest, load_manifest, resolve
 from medseg.preparation.plan import ChannelPlan
+from medseg.runner.sidecar import sidecar_path
 
-_LOG = logging.getLogger(__name__)
+__all__ = [
+    "InferCase",
+    "find_cases",
+    "manifest_cases",
+    "refuse_overwriting",
+    "refuse_replacing",
+    "refuse_same_names",
+]
 
 _MANIFEST_SUFFIXES = (".json", ".csv")
-_LONGEST_NAME = 100
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
-# DICOM objects that lie beside a series and are no image.
-_NO_IMAGES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "SEG", "SR", "PR", "KO", "REG", "DOC"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferCase:
-    """One scan to segment.
-
-    Attributes:
-        id: the mask's name without suffix.
-        images: one file or DICOM folder for all channels, or one per channel.
-        fault: why it can't be read, where that was known beforehand; such a case is reported and passed over.
-        series: short codes of the DICOM series that were chosen for it, one per image; empty leaves that to reading.
-        files: names of the files that count in each image's folder; empty where whole folders do.
-    """
-
-    id: str
-    images: tuple[Path, ...]
-    fault: str | None = None
-    series: tuple[str, ...] = ()
-    files: tuple[tuple[str, ...], ...] = ()
-
-    def channels(self, channels: Sequence[ChannelPlan], series: SeriesRules | None) -> tuple[ChannelPlan, ...]:
-        """A model's channels with the series that they are read from: the chosen ones, else as `with_rules`."""
-        if not self.series:
-            return with_rules(channels, series)
-        codes = self.series if len(self.series) == len(channels) else self.series[:1] * len(channels)
-        return tuple(
-            channel.model_copy(update={"series": SeriesSection(code=code)})
-            for channel, code in zip(channels, codes, strict=True)
-        )
-
-    @property
-    def output_name(self) -> str:
-        """File name of its mask where nothing else is asked for: a picture's is a PNG, every other scan's a NIfTI file."""
-        return f"{self.id}{OutputSpec().suffix(self.images)}"
-
-
-def with_rules(channels: Sequence[ChannelPlan], series: SeriesRules | None) -> tuple[ChannelPlan, ...]:
-    """A model's channels with the rules of ``infer.series`` in place of those that the model brings along.
-
-    Raises:
-        ConfigError: a rule is for a channel that the model has not.
-    """
-    rules = rules_of_channels(series, [channel.name for channel in channels], key="infer.series")
-    return tuple(
-        channel if rule is None else channel.model_copy(update={"series": rule})
-        for channel, rule in zip(channels, rules, strict=True)
-    )
 
 
 def manifest_cases(
@@ -103,9 +61,9 @@ def find_cases(
     """Cases that the command line names.
 
     Each input is a scan file, a folder with DICOM slices (one case), a folder that is searched for scans all the way
-    down, a ``.txt`` list (a path a line, relative to the list; a tab between channels) or a manifest (``.json``,
-    ``.csv``; all its cases). A case is named after its file; one found in a folder after its path below that folder,
-    with ``_`` for ``/``, so that names do not depend on what else was found.
+    down, a list of scans (see ``case_lists``; ``.txt``, ``.csv``, ``.json``) or a manifest (``.json``, ``.csv``; all its
+    cases). A case is named after its file; one found in a folder after its path below that folder, with ``_`` for ``/``, so
+    that names do not depend on what else was found.
 
     Args:
         inputs: as given.
@@ -124,7 +82,8 @@ def find_cases(
         At least one case, in the order of the inputs, sorted within a folder.
 
     Raises:
-        UsageError: an input is missing or of no known kind, holds no scan, or two masks would have one name.
+        UsageError: an input is missing or of no known kind, holds no scan, is the folder to be left out, or two masks would
+            have one name.
         ManifestError: a manifest is faulty.
         ConfigError: ``series`` is for a channel that is not there.
     """
@@ -132,22 +91,24 @@ def find_cases(
     cases: list[InferCase] = []
     files: list[InferCase] = []
     for path in inputs:
-        if not path.exists():
+        if not exists(path):
             raise UsageError(f"{path}: no such file or folder; check the path")
         suffix = path.suffix.lower()
         if path.is_dir():
+            if leave_out is not None and os.path.realpath(path) == os.path.realpath(leave_out):
+                raise UsageError(_own_folder(leave_out))
             scans, studies = _folder_cases(path, leave_out, channels)
             joined = _joined_channels(_fitting(scans, path, patterns), channels)
             cases += sorted((*joined, *_fitting(studies, path, patterns)), key=lambda case: (case.images[0], case.id))
-        elif suffix == ".txt":
-            cases += _list_cases(path)
+        elif is_list(path):
+            cases += listed_cases(path, channels)
         elif suffix in _MANIFEST_SUFFIXES:
             manifest = load_manifest(path)
             everything = (*manifest.training, *manifest.testing)
             root = data_root or path.parent
             cases += manifest_cases(manifest, everything, data_root=root, allow_outside=allow_outside)
         else:
-            files.append(InferCase(id=_file_name(path), images=(path,)))
+            files.append(InferCase(id=file_name(path), images=(path,)))
     return refuse_same_names((*cases, *_joined_channels(files, channels)))
 
 
@@ -175,37 +136,66 @@ def refuse_same_names(cases: Iterable[InferCase], spec: OutputSpec | None = None
     return cases
 
 
+def refuse_overwriting(
+    cases: Sequence[InferCase], output: Path, spec: OutputSpec, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses an output folder in which a mask would take a scan's place, or lie in a scan's own DICOM folder.
+
+    Args:
+        cases: of a run.
+        output: folder of the masks; need not be there.
+        spec: which files masks are written into.
+        class_names: background first; they name the files where every structure has its own.
+
+    Raises:
+        UsageError: nothing may be written there.
+    """
+    inputs = {os.path.realpath(image) for case in cases for image in case.images}
+    if os.path.realpath(output) in inputs:
+        raise UsageError(_own_folder(output))
+    for case in cases:
+        for name in spec.names(case.id, case.images, class_names):
+            if os.path.realpath(output / name) in inputs:
+                raise UsageError(
+                    f"{output / name}: is a scan of this run and would be a mask's file, expected masks in a folder of "
+                    "their own; choose another --output"
+                )
+
+
+def refuse_replacing(
+    cases: Sequence[InferCase], output: Path, spec: OutputSpec, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses an output folder with files of masks' names that no run wrote, such as labels that somebody drew.
+
+    A folder that a run wrote has a report; in it a mask without its sidecar is what a kill left.
+
+    Args:
+        cases: of a run.
+        output: folder of the masks; need not be there.
+        spec: which files masks are written into.
+        class_names: background first; they name the files where every structure has its own.
+
+    Raises:
+        UsageError: a file would be lost.
+    """
+    if not output.is_dir() or any(output.glob("report*.jsonl")):
+        return
+    for case in cases:
+        names = spec.names(case.id, case.images, class_names)
+        found = next((name for name in names if (output / name).exists()), None)
+        if found is not None and not sidecar_path(output / names[0]).exists():
+            raise UsageError(
+                f"{output / found}: is there and was not written by medseg infer, expected a folder without it; choose "
+                "another --output, or --overwrite it"
+            )
+
+
+def _own_folder(output: Path) -> str:
+    return f"{output}: holds the scans, expected a folder of its own for the masks; give --output {output / 'masks'}"
+
+
 def _shown(case: InferCase) -> str:
     return str(case.images[0]) if case.images else case.id
-
-
-def case_name(text: str) -> str:
-    """``text`` as a case id: other characters become ``_``; what is too long ends in a checksum of the whole."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".-") or "scan"
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return name
-
-
-def _file_name(path: Path) -> str:
-    suffix = suffix_of(path)
-    if suffix is None:
-        raise UsageError(
-            f"{path}: is of no known kind, expected a scan, a folder, a list (.txt) or a manifest (.json, .csv)"
-        )
-    return case_name(path.name[: len(path.name) - len(suffix)])
-
-
-def _list_cases(path: Path) -> Iterator[InferCase]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        images = tuple(path.parent / part.strip() for part in line.split("\t"))
-        missing = [image for image in images if not image.exists()]
-        fault = f"{path.name}:{number}: {missing[0].name}: no such file; check the list" if missing else None
-        first = images[0]
-        name = case_name(first.name) if first.is_dir() or fault else _file_name(first)
-        yield InferCase(id=name, images=images, fault=fault)
 
 
 def _folder_cases(
@@ -215,35 +205,25 @@ def _folder_cases(
 
     DICOM slices in one folder are one scan, or several studies where the channels have rules.
     """
-    cases: list[InferCase] = []
-    studies: list[Path] = []
-    passed_over = 0
-    by_rule = any(channel.series is not None for channel in channels)
-    for folder_name, folders, files in os.walk(top):
-        folder = Path(folder_name)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not _same(folder / name, leave_out)
-        )
-        above = folder.relative_to(top).parts
-        slices, others = _parted(folder / name for name in sorted(files) if not name.startswith("."))
-        if slices and by_rule:
-            studies.append(folder)
-        elif slices and _is_image(slices[0]):
-            name = "_".join(above) or top.resolve().name
-            cases.append(InferCase(id=case_name(name), images=(folder,)))
-        passed_over += bool(slices) and not by_rule and not _is_image(slices[0])
-        for path in others:
-            if suffix := suffix_of(path):
-                name = "_".join((*above, path.name[: len(path.name) - len(suffix)]))
-                cases.append(InferCase(id=case_name(name), images=(path,)))
-    if passed_over:
-        _LOG.warning("%s: %d DICOM folders hold no images (contours, plans) and are left out", top.name, passed_over)
+
+    def case_of(path: Path, fault: str | None = None) -> InferCase:
+        name = "_".join(path.relative_to(top).parts) or top.resolve().name
+        suffix = suffix_of(path) or ""
+        if suffix and not path.is_dir():
+            name = name[: -len(suffix)]
+        return InferCase(id=case_name(name), images=(path,), fault=fault)
+
+    content = search_folder(top, leave_out)
+    cases = [case_of(path) for path in content.files]
+    cases += [case_of(path, fault) for path, fault in content.unread.items()]
     whole: list[InferCase] = []
-    if studies:
+    if all(channel.series is None for channel in channels):
+        cases += [case_of(scan) for folder in content.dicom for scan in content.scans_in.get(folder, [folder])]
+    elif content.dicom:
         from medseg.inference.dicom_cases import study_cases
 
         each = len({channel.series for channel in channels}) > 1
-        (whole if each else cases).extend(study_cases(studies, channels if each else channels[:1], top=top))
+        (whole if each else cases).extend(study_cases(content.dicom, channels if each else channels[:1], top=top))
     return sorted(cases, key=lambda case: (case.images[0], case.id)), whole
 
 
@@ -256,44 +236,6 @@ def _fitting(cases: list[InferCase], top: Path, patterns: Sequence[str]) -> list
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
     return [case for case in cases if any(map(fits, case.images))]
-
-
-def _same(folder: Path, other: Path | None) -> bool:
-    return other is not None and folder.resolve() == other.resolve()
-
-
-def _parted(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """(DICOM slices, other files)."""
-    slices: list[Path] = []
-    others: list[Path] = []
-    for path in paths:
-        (slices if _is_slice(path) else others).append(path)
-    return slices, others
-
-
-def _is_slice(path: Path) -> bool:
-    """Whether a file is DICOM, by suffix, or by content where it has none."""
-    if path.suffix.lower() in DICOM.suffixes:
-        return True
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _is_image(path: Path) -> bool:
-    """Whether a DICOM file is an image; one that can't be parsed is taken for one, so that reading it says why."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
-    except (InvalidDicomError, OSError, ValueError):
-        return True
-    return str(header.get("Modality", "")) not in _NO_IMAGES
 
 
 def _joined_channels(cases: list[InferCase], channels: Sequence[ChannelPlan]) -> list[InferCase]:

@@ -17,6 +17,7 @@ from medseg.errors import ModelError
 from medseg.imaging import Volume, changed_affine, spacing_xyz_mm
 from medseg.imaging.geometry import AxisChange
 from medseg.preparation.case import axis_change
+from medseg.preparation.plan import Plan
 from medseg.preparation.scan_facts import ScanFacts, scan_facts
 
 CONTRACT_FORMAT = 1
@@ -142,6 +143,12 @@ def _spans(values: Sequence[Sequence[Any]] | None) -> tuple[Span, Span, Span] | 
         return None
     first, second, third = (_span(value) for value in values)
     return first, second, third
+
+
+def least_contract(plan: Plan) -> InputContract:
+    """What a plan alone says of the scans that its models were trained on, for models that carry no contract."""
+    channels = tuple(ChannelContract(name=channel.name, absolute=False) for channel in plan.channels)
+    return InputContract(cases=0, planar=plan.of_pictures, orientation=plan.orientation, channels=channels)
 
 
 def check_scan(volume: Volume, contract: InputContract | None) -> Verdict:

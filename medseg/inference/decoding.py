@@ -8,6 +8,7 @@ in docs/inference.md.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from medseg.runner.isolation import Isolated
 Isolation = Literal["auto", "always", "never"]
 
 _OWN_CODE = (".nii", ".nii.gz")
-_HEADERS_READ_HERE = (".nii", ".nii.gz", ".nrrd", ".mha")
+_HEADERS_READ_HERE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _FLOAT_BYTES = 4
 # Of whole-number voxels as they lie in DICOM files, which become float32; compressed files hold more than that.
 _BYTES_PER_FILE_BYTE = 2
@@ -69,8 +70,13 @@ class CaseReader:
 
     def _isolates(self, images: Sequence[Path]) -> bool:
         if self._isolation == "auto":
-            return any(suffix_of(image) not in _OWN_CODE for image in images)
+            return any(_suffix(image) not in _OWN_CODE for image in images)
         return self._isolation == "always"
+
+
+def _suffix(image: Path) -> str | None:
+    """Of a file; a folder is DICOM, whatever it is called."""
+    return None if os.path.isdir(image) else suffix_of(image)  # noqa: PTH112  (False where it can't be told)
 
 
 def _load(item: tuple[tuple[Path, ...], tuple[ChannelPlan, ...]]) -> Volume:
@@ -79,7 +85,7 @@ def _load(item: tuple[tuple[Path, ...], tuple[ChannelPlan, ...]]) -> Volume:
 
 def quick_header(images: Sequence[Path]) -> Header | None:
     """The first image's header where it is read in a moment and by our own code, else None; also where it is faulty."""
-    if not images or suffix_of(images[0]) not in _HEADERS_READ_HERE:
+    if not images or _suffix(images[0]) not in _HEADERS_READ_HERE:
         return None
     try:
         return read_header(images[0])

@@ -14,7 +14,7 @@ from medseg.errors import MedsegError
 from medseg.imaging import Limits
 from medseg.imaging.dicom_choice import Files, fitting_series, listing, said
 from medseg.imaging.dicom_series import find_series, series_code
-from medseg.inference.cases import InferCase, case_name
+from medseg.inference.infer_case import InferCase, case_name
 from medseg.preparation.plan import ChannelPlan
 
 _LOG = logging.getLogger(__name__)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import ValidationError
 
 from medseg.config.sections import InferSection, OutputSection
+from medseg.config.series import SeriesSection
+from medseg.errors import UsageError
 from medseg.runner.cluster_flags import add_cluster_flags
 
 if TYPE_CHECKING:
@@ -22,6 +27,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pattern", action="append", metavar="GLOB", help="take only files of folders that fit, such as '*_ct.nii.gz'"
     )
+    group.add_argument(
+        "--series", action="append", metavar="KEY=VALUE",
+        help="which series of DICOM studies is the scan: modality=CT, description=REGEX, most_slices, code=1a2b3c4d; "
+        "may be given several times, all must hold",
+    )  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="make every mask anew, whatever is there")
     group.add_argument("--dry-run", action="store_true", help="say which cases, minutes and memory; write nothing")
     group.add_argument(
@@ -56,10 +66,58 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def asked_fields(args: argparse.Namespace) -> dict[str, str]:
-    """Fields of the ``infer`` section that flags set: no mask depends on them, so they need no config."""
+def asked_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the ``infer`` section that flags set: the mask of a scan does not depend on them, so they need no config.
+
+    Raises:
+        UsageError: ``--series`` says nothing that a rule can.
+    """
     given = {name: getattr(args, name) for name in ("contract", "probabilities", "uncertainty")}
+    given["series"] = None if args.series is None else series_rule(args.series)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def series_rule(said: Sequence[str]) -> SeriesSection:
+    """The rule of ``KEY=VALUE`` texts; ``most_slices`` alone means that it is true.
+
+    Raises:
+        UsageError: an unknown key, one given twice, or a value that can't be.
+    """
+    values: dict[str, Any] = {}
+    for text in said:
+        key, equals, value = text.partition("=")
+        if key not in SeriesSection.model_fields or key in values or not (equals or key == "most_slices"):
+            keys = ", ".join(SeriesSection.model_fields)
+            raise UsageError(f"--series: is {text!r}, expected KEY=VALUE with each of {keys} at most once; correct it")
+        values[key] = value.upper() if key == "modality" else value
+        if key == "most_slices":
+            values[key] = value.lower() != "false"
+    try:
+        return SeriesSection(**values)
+    except ValidationError as error:
+        raise UsageError(f"--series: {' '.join(said)} is no rule ({error.errors()[0]['msg']}); correct it") from error
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line; an empty one, as an unset variable leaves it, would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty, expected a path; is a variable unset?")
+    return Path(text)
+
+
+def refuse_file(output: Path) -> None:
+    """Refuses an output that is a file, or by its name is meant to be one: masks go into a folder, named like their scans.
+
+    Raises:
+        UsageError: nothing may be written there.
+    """
+    from medseg.imaging import suffix_of
+
+    if output.is_file() or (suffix_of(output) is not None and not output.is_dir()):
+        raise UsageError(
+            f"--output: is {output}, expected a folder, in which masks are named like their scans; give --output "
+            f"{output.with_name('masks')}"
+        )
 
 
 def _choices(field: str) -> tuple[str, ...]:
@@ -67,7 +125,10 @@ def _choices(field: str) -> tuple[str, ...]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
     return value

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.durable import sha256_file, sha256_json
 from medseg.errors import ScanError
+from medseg.imaging.parts import parts_of, sha256_of_parts
 
 _Stamp = tuple[str, int, int, int]
 
@@ -29,7 +30,7 @@ class InputFiles:
         self._stamps = self._look()
 
     def sha256s(self) -> dict[str, str]:
-        """Checksum per image, by its place among the channels: a file's bytes, or those of all files of a folder.
+        """Checksum per image, by its place among the channels: a file's bytes, or those of all files of a folder or scan.
 
         A folder's checksum depends on its files' bytes, not on their names: slices are sorted by their headers.
         """
@@ -52,7 +53,7 @@ class InputFiles:
 
 def _files(image: Path, only: frozenset[str]) -> list[Path]:
     if not image.is_dir():
-        return [image]
+        return list(parts_of(image))
     if only:
         return sorted(image / name for name in only)
     return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
@@ -71,4 +72,4 @@ def _stamp(path: Path) -> _Stamp:
 def _sha256(image: Path, only: frozenset[str]) -> str:
     if image.is_dir():
         return sha256_json(sorted(sha256_file(path) for path in _files(image, only)))
-    return sha256_file(image)
+    return sha256_of_parts(image)

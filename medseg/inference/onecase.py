@@ -167,7 +167,10 @@ def read_case(terms: Terms, case: InferCase, *, room: Callable[[], None] | None 
     files = InputFiles(case.images, case.files)
     origin = Origin(inputs=files.sha256s(), settings=terms.settings)
     if not terms.overwrite and (sidecar := whole_output(terms, case, origin)) is not None:
-        return _kept(terms, case, sidecar)
+        try:
+            return _kept(terms, case, sidecar)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            _LOG.info("%s: its sidecar's numbers can't be read; its mask is made again", case.id)
     waiting = time.monotonic()
     if room is not None:
         room()

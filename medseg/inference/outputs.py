@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -65,7 +66,8 @@ class OutputSpec:
     def suffix(self, images: Sequence[Path]) -> str:
         """What a file name ends with, dot included."""
         if self.format == "auto":
-            picture = bool(images) and images[0].suffix.lower() in _PICTURE_SUFFIXES
+            named_so = bool(images) and images[0].suffix.lower() in _PICTURE_SUFFIXES
+            picture = named_so and not os.path.isdir(images[0])  # noqa: PTH112  (DICOM folders have any name)
             return ".png" if picture else ".nii.gz"
         return _DICOM_OBJECTS.get(self.format, f".{self.format}")
 

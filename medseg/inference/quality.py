@@ -10,7 +10,7 @@ from medseg.imaging import Volume
 from medseg.imaging.volume import FloatArray
 from medseg.inference.appearance import seen_image
 from medseg.inference.calibration import Calibration, read_calibration, risk_of
-from medseg.inference.contract import InputContract, Verdict, check_scan, check_volumes
+from medseg.inference.contract import InputContract, Verdict, check_scan, check_volumes, least_contract
 from medseg.inference.disagreement import Voted, VotingEngine
 from medseg.inference.engine import Engine
 from medseg.inference.ensemble import MaskMaker
@@ -64,13 +64,14 @@ class Judge:
         self._level, self._measure = section.contract, section.quality
         models = engine.models
         self.contract = contract_of_model(models[0])
+        self._least = least_contract(engine.plan)
         self.calibration = calibration_of(models) if section.quality else None
 
     def check(self, volume: Volume) -> Verdict:
         """See `check_scan`; refusals are warnings with ``infer.contract: warn``, and nothing is looked at with ``off``."""
         if self._level == "off":
             return Verdict()
-        verdict = check_scan(volume, self.contract)
+        verdict = check_scan(volume, self.contract or self._least)
         return verdict if self._level == "refuse" else verdict.softened()
 
     def assess(self, scores: Any, grid: Any, measures: Measures, *, image: Any = None) -> CaseQuality:

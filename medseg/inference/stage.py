@@ -8,13 +8,14 @@ over; what stops everything is a fault of the output folder (a full disk fails e
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from medseg.durable import remove_stale_temporaries
 from medseg.imaging.label_table import label_table
-from medseg.inference.cases import InferCase, refuse_same_names
+from medseg.inference.cases import InferCase, refuse_overwriting, refuse_replacing, refuse_same_names
 from medseg.inference.decoding import CaseReader
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.inwork import InWork
@@ -52,6 +53,9 @@ def infer_folder(
         UsageError, EnvironmentFault: as ``run_infer``.
     """
     refuse_same_names(cases, options.spec)
+    refuse_overwriting(cases, output, options.spec, engine.class_names)
+    if not options.overwrite:
+        refuse_replacing(cases, output, options.spec, engine.class_names)
     with InWork(output, options.shard) as in_work:
 
         def run(part: Sequence[InferCase]) -> Generator[CaseReport, None, None]:
@@ -99,7 +103,9 @@ def report_folder(
             reports[report.id] = report
             progress.advance(free=report.status == "kept")
             if report.reason is not None:
-                _LOG.warning("%s: %s", report.status, report.reason)
+                # Reasons that speak of the scan rather than of a file name nobody who reads the log can place.
+                named = re.search(rf"(?<!\w){re.escape(report.id)}(?!\w)", report.reason)
+                _LOG.warning("%s: %s%s", report.status, "" if named else f"{report.id}: ", report.reason)
     return [reports[case.id] for case in part if case.id in reports]
 
 
@@ -145,6 +151,7 @@ def run_infer(
         EnvironmentFault: the output can't be written.
     """
     refuse_same_names(cases, options.spec)
+    refuse_overwriting(cases, output, options.spec, engine.class_names)
     output.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(output)
     reader = CaseReader(isolation=options.isolation, timeout_seconds=options.read_seconds)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medseg.durable import read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
 from medseg.errors import InputError, ScanError
+from medseg.imaging.parts import parts_of, sha256_of_parts
 
 _MEMORY_FORMAT = 1
 
@@ -27,13 +28,16 @@ class Fixed:
 
 
 def stamp_of(path: Path) -> str:
-    """A short text that changes when the file, or any file of the folder, is replaced or written to.
+    """A short text that changes when the file, its data file, or any file of the folder, is replaced or written to.
 
     Raises:
         ScanError: it is gone or can't be looked at.
     """
     try:
-        entries = [(entry.name, entry.stat()) for entry in _files(path)] if path.is_dir() else [("", path.stat())]
+        if path.is_dir():
+            entries = [(entry.name, entry.stat()) for entry in _files(path)]
+        else:
+            entries = [("" if part == path else part.name, part.stat()) for part in parts_of(path)]
     except OSError as error:
         raise ScanError(
             f"{path.name}: can't be looked at ({error.strerror}); check the path and its permissions"
@@ -59,7 +63,7 @@ def fix(path: Path) -> Fixed:
         if path.is_dir():
             sha256 = sha256_json(sorted(sha256_file(Path(entry.path)) for entry in _files(path)))
         else:
-            sha256 = sha256_file(path)
+            sha256 = sha256_of_parts(path)
     except OSError as error:
         raise ScanError(f"{path.name}: can't be read ({error.strerror}); check the path and its permissions") from error
     must_be_unchanged(path, stamp)

@@ -28,7 +28,7 @@ class ScanFacts:
     Attributes:
         axes: where the array's axes run to, nearest: "RAS", "LPS", "ASL" ...
         oblique_degrees: largest angle between an array axis and the one of the patient that it is called after.
-        oriented: whether the file says where its axes run (a NIfTI file may not, a picture never does).
+        oriented: whether the file says where its axes run (NIfTI, NRRD and MHA may not, a picture never does).
         modality: DICOM's, or "".
         percentiles: per channel, the 0.5, 50 and 99.5 percentile of the voxels that are not 0, of at most a quarter of a
             million taken at even distances; all 0 where every voxel is.
@@ -65,6 +65,7 @@ def scan_facts(volume: Volume) -> ScanFacts:
         axes=axes_of(volume.affine),
         oblique_degrees=oblique_degrees(volume.affine),
         oriented=not picture
+        and (header is None or header.oriented)
         and (header is None or header.format != "nifti" or header.qform_code + header.sform_code > 0),
         modality=header.modality if header is not None else "",
         percentiles=tuple(_percentiles(channel) for channel in volume.array),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medseg.errors import ScanError
 from medseg.imaging import Volume, read_header
+from medseg.imaging.dicom_headers import begins_like_dicom
 from medseg.imaging.limits import Limits
 from medseg.imaging.opening import describe_content
 from medseg.preparation.case import load_case
@@ -25,6 +26,7 @@ _SUFFIXES = {
     "PNG": ".png",
     "JPEG": ".jpg",
     "TIFF": ".tif",
+    "BigTIFF": ".tif",
 }
 _KNOWN = "NIfTI (.nii, .nii.gz), NRRD, MHA, PNG, TIFF, JPEG, a DICOM file, or a zip of a DICOM series or of one scan a channel"
 _FIRST_BYTES = 4096
@@ -94,6 +96,8 @@ def content_of(path: Path) -> str:
     kind = describe_content(first)
     if kind == "gzip":
         return f"gzip {describe_content(_unzipped(first))}"
+    if kind == "of unknown content" and begins_like_dicom(path):  # without the preamble
+        return "DICOM"
     # The words for text come before those for a MetaImage without a known first field.
     return "MetaImage" if kind == "text" and b"ElementDataFile" in first else kind
 

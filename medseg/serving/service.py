@@ -15,8 +15,8 @@ from typing import Any, Self, TypeVar
 from medseg.errors import EnvironmentFault, InputError, MedsegError, ScanError, UsageError
 from medseg.imaging import Volume
 from medseg.imaging.label_table import label_table
-from medseg.inference.cases import with_rules
 from medseg.inference.ensemble import MaskMaker
+from medseg.inference.infer_case import with_rules
 from medseg.inference.measures import measure_classes
 from medseg.inference.outputs import OutputSpec, write_outputs
 from medseg.inference.quality import Judge

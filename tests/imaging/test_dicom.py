@@ -197,6 +197,27 @@ def test_positions_rounded_to_a_tenth_are_accepted_with_a_warning(tmp_path):
     assert any("off an even spacing" in warning for warning in header.warnings)
 
 
+@pytest.mark.parametrize(
+    ("thickness", "between", "told"), [(1.3, None, True), (1.4, None, False), (1.0, 2.5, False), (2.0, 0.5, False)]
+)
+def test_slices_that_may_be_missing_are_told(tmp_path, thickness, between, told):
+    # 2.5 mm apart; SpacingBetweenSlices is the distance to some writers and the gap to others.
+    change = samples.everywhere(SliceThickness=thickness, **({"SpacingBetweenSlices": between} if between else {}))
+    warnings = read_dicom_header(samples.write_series(tmp_path / "a", change=change)).warnings
+    assert warnings == (
+        ("slices lie 2.5 mm apart and are 1.3 mm thick; look whether some are missing",) if told else ()
+    )
+
+
+def test_a_series_that_is_mixed_of_two_reconstructions_says_so(tmp_path):
+    def change(ds, index):
+        ds.ConvolutionKernel = f"{samples.SECRET}{index > 2}"
+        ds.EchoTime = "4.6"
+
+    header = read_dicom_header(samples.write_series(tmp_path / "a", change=change))
+    assert header.warnings == ("ConvolutionKernel has 2 values within the series; look whether it is one scan",)
+
+
 def test_single_slice_takes_its_thickness_and_says_so(tmp_path):
     header = read_dicom_header(samples.write_series(tmp_path / "ct", count=1))
 

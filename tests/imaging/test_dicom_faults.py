@@ -43,7 +43,7 @@ def test_two_series(tmp_path):
 
     refused(
         folder,
-        r"^ct: has 2 series, expected 1: choose series=CODE of [0-9a-f]{8} \(CT, [35] files\), "
+        r"^ct: has 2 series, expected 1; choose one \(--series code=CODE\) of [0-9a-f]{8} \(CT, [35] files\), "
         r"[0-9a-f]{8} \(CT, [35] files\)",
     )
 
@@ -52,7 +52,8 @@ def test_series_asked_for_is_not_there(tmp_path):
     folder = samples.write_series(tmp_path / "ct")
 
     with pytest.raises(
-        ScanError, match=r"^ct: the series asked for is not among its 1: choose series=CODE of [0-9a-f]{8}"
+        ScanError,
+        match=r"^ct: the series asked for is not among its 1; choose one \(--series code=CODE\) of [0-9a-f]{8}",
     ):
         read_dicom_header(folder, series_uid=samples.SECRET)
 
@@ -538,3 +539,15 @@ def test_flipped_bytes_never_end_in_anything_but_a_refusal(tmp_path):
             refusals.append(str(error))
     assert len(refusals) > 10
     assert samples.SECRET not in "".join(refusals)
+
+
+def test_slices_of_two_patients_in_one_series(tmp_path):
+    folder = samples.write_series(tmp_path / "a", change=samples.at(2, PatientID="ZZOTHER"))
+    refused(folder, r"PatientID has 2 values in one series, expected 1; part the patients' files")
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "MG", "US"])
+def test_pictures_say_that_they_are_none(tmp_path, modality):
+    change = samples.everywhere(Modality=modality, ImagePositionPatient=None, ImageOrientationPatient=None)
+    folder = samples.write_series(tmp_path / "a", count=1, change=change)
+    refused(folder, rf"Modality is {modality}, a picture without a place in the patient", kind=UnsupportedScanError)

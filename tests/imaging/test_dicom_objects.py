@@ -1,5 +1,7 @@
 """DICOM-SEG and RTSTRUCT, read and written: on synthetic series, and on the real ones where they are."""
 
+import warnings
+
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -21,12 +23,24 @@ ORIENTATIONS = {
 }
 
 
-def series(folder, orientation=samples.AXIAL):
-    def change(ds, index):
+def series(folder, orientation=samples.AXIAL, change=None):
+    def own_uids(ds, index):
         ds.SOPInstanceUID = f"{samples.SECRET_UID}.2.{index}"
+        if change is not None:
+            change(ds, index)
 
-    samples.write_series(folder, orientation=orientation, change=change)
+    samples.write_series(folder, orientation=orientation, change=own_uids)
     return read_header(folder)
+
+
+def write(kind, label_map, path, scan):
+    """With the writer of ``kind``, imported only where it is asked for."""
+    if kind == "rtstruct":
+        write_rtstruct(label_map, path, source=scan, label_table=label_table(LABELS))
+    else:
+        from medseg.imaging.dicom_seg_writing import write_dicom_seg
+
+        write_dicom_seg(label_map, path, source=scan, label_table=label_table(LABELS))
 
 
 def mask(header, labels, seed=0):
@@ -159,6 +173,59 @@ def test_an_image_is_no_label_and_names_stay_out_of_messages(tmp_path):
     with pytest.raises(LabelError, match="is a DICOM image, expected labels") as caught:
         read_label_map(image, naming=LABELS, like=header)
     assert samples.SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+    ],
+)
+def test_objects_carry_the_patients_name_whatever_its_character_set(tmp_path, kind, charset, name):
+    if kind == "dicom-seg":
+        pytest.importorskip("highdicom")
+
+    header = series(tmp_path / "scan", change=samples.everywhere(SpecificCharacterSet=charset, PatientName=name))
+    write(kind, mask(header, LABELS), tmp_path / "a.dcm", source(tmp_path / "scan", header))
+    assert str(dcmread(tmp_path / "a.dcm").PatientName) == name
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+def test_objects_of_files_without_preamble(tmp_path, kind):
+    if kind == "dicom-seg":
+        pytest.importorskip("highdicom")
+
+    def change(ds, index):
+        ds.SOPInstanceUID = f"{samples.SECRET_UID}.2.{index}"
+
+    header = read_header(samples.write_series(tmp_path / "scan", change=change, names="IM{:04d}", preamble=False))
+    wanted = mask(header, LABELS)
+    write(kind, wanted, tmp_path / "a.dcm", source(tmp_path / "scan", header))
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.dcm", naming=LABELS, like=header).array, wanted.array)
+
+
+def test_what_an_object_can_not_refer_to_is_named(tmp_path):
+    header = read_header(samples.write_series(tmp_path / "alike"))
+    with pytest.raises(ScanError, match=r"^alike: SOPInstanceUID is the same in several slices, expected one each"):
+        source(tmp_path / "alike", header)
+    pytest.importorskip("highdicom")
+    header = series(tmp_path / "no_frame", change=samples.everywhere(FrameOfReferenceUID=None))
+    with pytest.raises(ScanError, match=r"^no_frame: FrameOfReferenceUID is missing, which a DICOM-SEG of it needs"):
+        write("dicom-seg", mask(header, LABELS), tmp_path / "a.dcm", source(tmp_path / "no_frame", header))
+
+
+def test_nothing_is_said_of_an_odd_character_set(tmp_path, caplog):
+    header = series(tmp_path / "scan", change=samples.everywhere(SpecificCharacterSet="ISO_IR ZZSECRETZZ"))
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        write("rtstruct", mask(header, LABELS), tmp_path / "a.dcm", source(tmp_path / "scan", header))
+    assert samples.SECRET not in caplog.text
+    assert said == []
 
 
 @pytest.mark.real

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import LabelError, ScanError, UnsupportedScanError
-from medseg.imaging import Limits, read_header, read_label_map, read_volume
+from medseg.imaging import LabelMap, Limits, read_header, read_label_map, read_volume, write_label_map
 
 SHAPE = (12, 10, 8)
 DIM, DATATYPE, BITPIX, PIXDIM, OFFSET, SLOPE, INTER = 40, 70, 72, 76, 108, 112, 116
@@ -132,8 +132,13 @@ def test_4d_follows_the_declared_channels(tmp_path):
     assert read_volume(single).array.shape == (1, *SHAPE)
     with pytest.raises(ScanError, match="has 1 channel, expected 3"):
         read_volume(single, channels=3)
+    # NIfTI's own place for several values a voxel is the fifth axis, behind one of time.
+    vectors = nifti(tmp_path / "vectors.nii.gz", values(shape=(*SHAPE, 1, 3)))
+    np.testing.assert_array_equal(
+        read_volume(vectors, channels=3).array, values(shape=(*SHAPE, 1, 3))[..., 0, :].transpose(3, 0, 1, 2)
+    )
     with pytest.raises(UnsupportedScanError, match="is 5-D"):
-        read_volume(nifti(tmp_path / "five.nii.gz", values(shape=(*SHAPE, 1, 3))), channels=3)
+        read_volume(nifti(tmp_path / "five.nii.gz", values(shape=(*SHAPE, 2, 3))), channels=3)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,19 @@ def test_no_form_at_all_is_told(tmp_path):
     header = read_header(nifti(tmp_path / "a.nii.gz", codes=(0, 0)))
     assert header.warnings == ("orientation is unknown (no sform, no qform): taken from the voxel sizes alone",)
     np.testing.assert_allclose(header.affine, nib.load(tmp_path / "a.nii.gz").affine)
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(1, 9), (9, 1), (-3, 1), (0, -1), (5, 5)])
+def test_masks_keep_codes_that_nifti_does_not_know(tmp_path, qform, sform):
+    path = patched(nifti(tmp_path / "a.nii"), {QFORM_CODE: i16(qform), SFORM_CODE: i16(sform)})
+    header = read_header(path)
+    told = [warning.partition(", ")[0] for warning in header.warnings if "NIfTI does not know" in warning]
+    codes = (("sform", sform), ("qform", qform))
+    assert told == [f"{form}_code is {code}" for form, code in codes if not 0 <= code <= 5]
+    mask = tmp_path / "mask.nii"
+    write_label_map(LabelMap(np.ones(SHAPE, np.uint8), header.affine), mask, like=header)
+    assert mask.read_bytes()[QFORM_CODE : SFORM_CODE + 2] == i16(qform, sform)
+    np.testing.assert_allclose(read_header(mask).affine, header.affine, atol=1e-5)
 
 
 def test_misnamed_compression_is_told(tmp_path):

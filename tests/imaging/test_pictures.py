@@ -50,6 +50,12 @@ def test_grey_has_columns_as_x_and_rows_as_y(tmp_path, name, dtype):
     assert read_header(tmp_path / name).shape == (9, 6, 1)
 
 
+def test_big_tiff_is_tiff(tmp_path):
+    Image.fromarray(grey()).save(tmp_path / "a.tif", big_tiff=True)
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\x00"
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[0, :, :, 0].T, grey())
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
 def test_rgb_gives_three_channels(tmp_path, name):
     pixels = grey(shape=(6, 9, 3))

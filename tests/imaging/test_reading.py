@@ -3,6 +3,7 @@ import pytest
 
 from medseg.errors import ScanError, UnsupportedScanError
 from medseg.imaging import FORMATS, is_scan, read_header, read_label_map, read_volume, suffix_of
+from tests.imaging.dicom_samples import write_series
 
 
 def test_every_format_names_functions_that_exist():
@@ -45,3 +46,13 @@ def test_paths_may_be_text(tmp_path):
 
     Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "a.png")
     assert read_volume(str(tmp_path / "a.png")).shape == (4, 4, 1)
+
+
+def test_a_dicom_file_needs_neither_suffix_nor_preamble(tmp_path):
+    series = write_series(tmp_path / "a", count=1, names="IM{:04d}", preamble=False)
+    assert read_header(series / "IM0001").format == "dicom"
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "1.2.3.tif", "slices.dcm"])
+def test_a_folder_of_slices_may_have_any_name(tmp_path, name):
+    assert read_header(write_series(tmp_path / name, count=3)).shape == (7, 5, 3)

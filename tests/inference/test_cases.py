@@ -1,12 +1,14 @@
 """Files, folders, lists and manifests become cases with names."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from medseg.errors import UsageError
-from medseg.inference.cases import InferCase, find_cases, refuse_same_names
+from medseg.inference.cases import InferCase, find_cases, refuse_overwriting, refuse_same_names
+from medseg.inference.outputs import OutputSpec
 from medseg.preparation.plan import ChannelPlan
 
 ONE = (ChannelPlan(name="MR", scheme="zscore"),)
@@ -46,7 +48,7 @@ def test_a_file_is_named_after_itself(tmp_path):
     touch(tmp_path, "Scan 1 (müde).NII.GZ", "b.mha", "c.png")
     paths = [tmp_path / name for name in ("Scan 1 (müde).NII.GZ", "b.mha", "c.png")]
     cases = find_cases(paths, channels=ONE)
-    assert [case.output_name for case in cases] == ["Scan_1__m_de_.nii.gz", "b.nii.gz", "c.png"]
+    assert [case.output_name for case in cases] == ["Scan_1__mude_.nii.gz", "b.nii.gz", "c.png"]
     assert [case.images for case in cases] == [(path,) for path in paths]
 
 
@@ -69,6 +71,56 @@ def test_nnunets_number_of_the_only_channel_is_no_part_of_the_name(tmp_path):
     touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c.nii.gz", "c_0000.nii.gz", "d/a_0000.nii.gz")
     assert ids(find_cases([tmp_path], channels=ONE)) == ["a", "b_0000", "b_0001", "c", "c_0000", "d_a"]
     assert ids(find_cases([tmp_path / "a_0000.nii.gz"], channels=ONE)) == ["a"]
+
+
+def test_names_in_any_script_stay_different(tmp_path):
+    touch(tmp_path, "Müller.nii", "Möller.nii", "患者甲.nii", "患者乙.nii", "Ω 1.nii", "Ω_1.mha")
+    found = ids(find_cases([tmp_path], channels=ONE))
+    assert found[:2] == ["Moller", "Muller"]
+    assert len(set(found)) == 6
+    assert all(name.isascii() for name in found)
+    # An accent is one character or two; the name says the same.
+    both = [touch(tmp_path / form, unicodedata.normalize(form, "Bär Ω.nii")) for form in ("NFC", "NFD")]
+    first, second = (ids(find_cases([folder], channels=ONE)) for folder in both)
+    assert first == second
+
+
+def test_a_dicom_file_without_suffix_may_be_named(tmp_path):
+    dicom(tmp_path / "CT", "CT", 1)
+    assert ids(find_cases([tmp_path / "CT" / "IM0000"], channels=ONE)) == ["IM0000"]
+    (tmp_path / "l.txt").write_text("CT/IM0000\nCT\n")
+    assert ids(find_cases([tmp_path / "l.txt"], channels=ONE)) == ["IM0000", "CT"]
+
+
+def test_a_line_that_names_no_scan_is_that_cases_fault(tmp_path):
+    touch(tmp_path, "a.nii", "notes.docx")
+    (tmp_path / "l.txt").write_text(f"a.nii\nnotes.docx\n{'x' * 300}.nii\nb\0.nii\n")
+    good, foreign, long, odd = find_cases([tmp_path / "l.txt"], channels=ONE)
+    assert good.fault is None
+    assert foreign.fault.startswith("l.txt:2: notes.docx: is of no known kind (is empty (0 bytes)), expected")
+    assert long.fault.startswith("l.txt:3: xxx")
+    assert odd.fault == "l.txt:4: b\\x00.nii: no such file; check the list"
+    (tmp_path / "latin.txt").write_bytes("é.nii\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"latin.txt: is no UTF-8 text, expected a list"):
+        find_cases([tmp_path / "latin.txt"], channels=ONE)
+
+
+def test_masks_never_take_a_scans_place(tmp_path):
+    touch(tmp_path, "scans/a.nii.gz", "scans/b.nrrd", "scans/c/d.nii.gz")
+    dicom(tmp_path / "CT", "CT", 1)
+    scans, spec = tmp_path / "scans", OutputSpec()
+    with pytest.raises(UsageError, match="scans: holds the scans, expected a folder of its own for the masks"):
+        find_cases([scans], channels=ONE, leave_out=tmp_path / "CT" / ".." / "scans")
+    (single,) = find_cases([scans / "a.nii.gz"], channels=ONE)
+    with pytest.raises(UsageError, match="is a scan of this run and would be a mask's file"):
+        refuse_overwriting([single], scans, spec)
+    with pytest.raises(UsageError, match="CT: holds the scans"):
+        refuse_overwriting(find_cases([tmp_path / "CT"], channels=ONE), tmp_path / "CT", spec)
+    refuse_overwriting(find_cases([scans / "b.nrrd"], channels=ONE), scans, spec)
+    parts = OutputSpec(layout="per_structure", format="nii.gz")
+    named = InferCase(id="c", images=(scans / "c" / "d.nii.gz",))
+    with pytest.raises(UsageError, match=r"d.nii.gz: is a scan of this run"):
+        refuse_overwriting([named], scans, parts, ("background", "d"))
 
 
 def test_the_output_folder_is_no_input(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 
 from medseg.errors import ModelError
 from medseg.imaging import Header, Volume
-from medseg.inference.contract import ChannelContract, InputContract, check_scan, check_volumes
+from medseg.inference.contract import ChannelContract, InputContract, check_scan, check_volumes, least_contract
+from tests.inference.stand_ins import plan_for
 
 CONTRACT = InputContract(
     cases=20,
@@ -49,6 +50,14 @@ def test_a_scan_like_those_of_training_is_ok():
     assert check_scan(scan(signs=(-1, -1, 1)), CONTRACT).status == "ok"
     assert check_scan(scan(modality=""), CONTRACT).status == "ok"
     assert check_scan(scan(spacing=(9, 9, 9)), None).status == "ok"
+
+
+def test_a_model_without_a_contract_still_refuses_another_kind_of_scan():
+    least = least_contract(plan_for())
+    assert check_scan(scan(spacing=(9, 9, 9), modality="MR"), least).status == "ok"
+    for volume, reason in ((scan(planar=True), "is a picture"), (scan(values=[5.0]), "every voxel is 5")):
+        verdict = check_scan(volume, least)
+        assert (verdict.status, reason in verdict.reasons[0]) == ("refuse", True)
 
 
 @pytest.mark.parametrize(

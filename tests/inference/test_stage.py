@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -288,6 +289,45 @@ def test_a_run_that_is_left_early_leaves_whole_masks_and_no_threads(tmp_path):
     straight = tmp_path / "straight"
     list(run_infer(engine_of(), cases, output=straight))
     assert hashes(output) == hashes(straight)
+
+
+def test_a_sidecar_whose_numbers_are_none_counts_for_nothing(tmp_path):
+    cases, output = some_cases(tmp_path, 1), tmp_path / "out"
+    list(run_infer(engine_of(), cases, output=output))
+    path = output / "case_0.nii.gz.sidecar.json"
+    before = path.read_bytes()
+    path.write_text(json.dumps(json.loads(before) | {"extra": {"voxels": "many", "warnings": 3}}))
+    assert [report.status for report in run_infer(engine_of(), cases, output=output)] == ["ok"]
+    assert path.read_bytes() == before
+
+
+def test_masks_never_take_their_scans_places(tmp_path):
+    (case,) = some_cases(tmp_path, 1)
+    folder = case.images[0].parent
+    with pytest.raises(UsageError, match="is a scan of this run and would be a mask's file"):
+        infer_folder(engine_of(), [case], output=folder)
+    assert [path.name for path in folder.iterdir()] == ["case_0.nii.gz"]
+
+
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path):
+    cases, output = some_cases(tmp_path, 2), tmp_path / "drawn"
+    output.mkdir()
+    drawn = output / "case_1.nii.gz"
+    drawn.write_bytes(b"drawn by hand")
+    with pytest.raises(UsageError, match=r"case_1.nii.gz: is there and was not written by medseg infer"):
+        infer_folder(engine_of(), cases, output=output)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == {"case_1.nii.gz": b"drawn by hand"}
+    infer_folder(engine_of(), cases, output=output, options=RunOptions(overwrite=True))
+    # Now the folder is a run's, and a mask that lost its sidecar is made again.
+    (output / "case_1.nii.gz.sidecar.json").unlink()
+    assert [report.status for report in infer_folder(engine_of(), cases, output=output)] == ["kept", "ok"]
+
+
+def test_the_log_says_whose_scan_was_refused(tmp_path, caplog):
+    (case,) = some_cases(tmp_path, 1)
+    # "s" occurs in the reason, but not as a name.
+    infer_folder(engine_of(spacing=(0.01, 0.01, 0.01)), [replace(case, id="s")], output=tmp_path / "out")
+    assert "refused: s: scan: would have" in caplog.text
 
 
 def test_a_mask_without_sidecar_and_left_temporaries_are_cleared_up(tmp_path):

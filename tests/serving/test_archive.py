@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medseg.config.series import SeriesSection
 from medseg.errors import ScanError
@@ -13,6 +14,7 @@ from medseg.imaging import read_volume
 from medseg.preparation.plan import ChannelPlan
 from medseg.serving.archive import unpack
 from medseg.serving.scan import Upload, find_images, read_upload
+from tests.imaging.dicom_samples import write_series
 from tests.imaging.test_dicom_choice import add_series
 from tests.synthetic import scan, write_scan
 
@@ -88,6 +90,21 @@ def test_a_series_keeps_its_order_and_loses_what_is_no_dicom(tmp_path):
     (series,) = find_images(upload(archive(tmp_path / "body", files), tmp_path))
     assert [path.read_bytes()[-1:] for path in sorted(series.iterdir())] == [b"1", b"2"]
     assert [path.name for path in tmp_path.iterdir()] == ["series"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_dicom_needs_no_preamble(tmp_path, zipped):
+    series = write_series(tmp_path / "series", count=1, names="IM{:04d}", preamble=False)
+    body = archive(tmp_path / "body", {"IM1": (series / "IM0001").read_bytes()}) if zipped else series / "IM0001"
+    (tmp_path / "in").mkdir()
+    volume, _ = read_upload(upload(body, tmp_path / "in"))
+    assert volume.shape == (7, 5, 1)
+
+
+def test_a_big_tiff_is_a_picture(tmp_path):
+    Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(tmp_path / "body", format="TIFF", big_tiff=True)
+    volume, _ = read_upload(upload(tmp_path / "body", tmp_path))
+    assert volume.shape == (4, 3, 1)
 
 
 def test_one_scan_a_channel_in_an_archive(tmp_path):
