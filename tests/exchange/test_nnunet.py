@@ -141,7 +141,7 @@ def test_its_postprocessing_comes_along_when_asked_for(tmp_path):
     (tmp_path / "postprocessing.json").write_text(json.dumps(steps))
     done = import_nnunet(folder, tmp_path / "model", postprocessing=tmp_path / "postprocessing.json")
     (model,) = load_models(done.folder)
-    assert [str(step) for step in model.postprocessing] == ["lesion: keep the largest component"]
+    assert [str(step) for step in model.postprocessing] == ["lesion: keep the largest components"]
 
 
 def test_own_trainers_are_taken_when_asked_for(tmp_path):
