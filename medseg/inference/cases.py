@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -326,7 +326,7 @@ def _without_channel(cases: list[InferCase]) -> list[InferCase]:
     return named
 
 
-def _joined(name: str, members: Mapping[int, InferCase], counts: Set[int]) -> InferCase:
+def _joined(name: str, members: Mapping[int, InferCase], counts: Collection[int]) -> InferCase:
     found = sorted(members)
     images = tuple(members[channel].images[0] for channel in found)
     if found == [-1]:

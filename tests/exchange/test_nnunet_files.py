@@ -51,8 +51,10 @@ def test_folds_are_those_nnunet_takes(tmp_path):
     assert list(folds_to_take(one, ("all",), "final")) == ["all"]
     with pytest.raises(ModelError, match=r"has no checkpoint_best\.pth for fold any, expected one \(fold 0: final"):
         folds_to_take(one, (), "best")
-    with pytest.raises(ModelError, match=r"checkpoint_final\.pth for fold 1"):
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth for fold 1, expected one \([^)]*\)$"):
         folds_to_take(one, ("1",), "final")
+    with pytest.raises(ModelError, match=r"take the other with --checkpoint final$"):
+        folds_to_take(one, ("2",), "best")
 
 
 def test_what_is_no_model_is_named(tmp_path):

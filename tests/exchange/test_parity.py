@@ -97,7 +97,9 @@ def test_scores_kept_as_features_are_compared_class_by_class(tmp_path):
     # Five classes of four features: infer keeps the features, an export has no such thing.
     labels = {"background": (0,)} | {f"organ_{k}": (k,) for k in range(1, 5)}
     model = load_model(write_model(tmp_path / "model", labels=labels))
-    engines = [Engine([one], SECTION, device=CPU) for one in (model, replace(model, network=Shell(model.network).eval()))]
+    engines = [
+        Engine([one], SECTION, device=CPU) for one in (model, replace(model, network=Shell(model.network).eval()))
+    ]
     scans = list(synthetic_scans(model.plan, count=1))
     own, other = (engine.scores(engine.prepare(scans[0].volume)[0]) for engine in engines)
     assert isinstance(own, Features)
