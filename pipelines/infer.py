@@ -32,6 +32,7 @@ from medseg.inference.flags import (
     run_options,
 )
 from medseg.runner.cluster_flags import open_cluster
+from medseg.runner.resources import quick_imports
 
 if TYPE_CHECKING:
     from medseg.inference.cases import InferCase
@@ -119,10 +120,11 @@ def _folder_of(name: str, context: Context) -> Path:
 
 
 def _engine(context: Context) -> MaskMaker:
-    from medseg.inference.ensemble import build_engine
-    from medseg.inference.experiment import own_section, refuse_trained_on
-    from medseg.inference.model import load_models
-    from medseg.networks.precision import choose_device
+    with quick_imports():
+        from medseg.inference.ensemble import build_engine
+        from medseg.inference.experiment import own_section, refuse_trained_on
+        from medseg.inference.model import load_models
+        from medseg.networks.precision import choose_device
 
     config, device = context.config, choose_device(device_name(context.device, context.args.shard))
     models = [model for folder in _model_folders(context) for model in load_models(folder, device=device)]

@@ -20,7 +20,7 @@ from types import FrameType
 
 from medseg.config import Config, load_config
 from medseg.errors import MedsegError, UsageError
-from medseg.runner.resources import keep_freed_memory
+from medseg.runner.resources import keep_freed_memory, leave_quickly
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ def run_verb(
     # A few microseconds of spinning before they sleep are worth 5 to 10 % of a step of a small network.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     keep_freed_memory()
+    leave_quickly()
     args = _parse(verb, argv, add_arguments, description, needs_config)
     try:
         context = _context(args)

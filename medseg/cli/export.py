@@ -48,6 +48,8 @@ def _export(context: Context) -> int:
     targets = [path for path in (args.bundle, args.onnx, args.int8, args.container) if path is not None]
     if not targets:
         raise UsageError("export: names no target; add --bundle, --onnx, --int8 or --container DIR")
+    if args.most_cases < 1:
+        raise UsageError(f"--most-cases: is {args.most_cases}, expected 1 or more")
     from medseg.exchange.export import (
         export_bundle,
         export_container,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from medseg.cli.entry import Context, run_verb
 from medseg.errors import EnvironmentFault, UsageError
+from medseg.runner.resources import quick_imports
 
 if TYPE_CHECKING:
     from medseg.inference.ensemble import MaskMaker
@@ -123,10 +124,11 @@ def _limits(args: argparse.Namespace) -> ServiceLimits:
 
 
 def _engine(context: Context, scratch: Path) -> MaskMaker:
-    from medseg.inference.ensemble import build_engine
-    from medseg.inference.experiment import own_section
-    from medseg.inference.model import load_models
-    from medseg.networks.precision import choose_device
+    with quick_imports():
+        from medseg.inference.ensemble import build_engine
+        from medseg.inference.experiment import own_section
+        from medseg.inference.model import load_models
+        from medseg.networks.precision import choose_device
 
     device = choose_device(context.device)
     models = [model for folder in context.args.model for model in load_models(folder, device=device)]

@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import ModelError
+from medseg.imaging.regions import Regions
 
 ClassArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
-Kind = Literal["largest_component", "minimum_size", "fill_holes"]
-_KINDS: tuple[Kind, ...] = ("largest_component", "minimum_size", "fill_holes")
+Kind = Literal["largest_component", "largest_components", "minimum_size", "fill_holes"]
+_KINDS: tuple[Kind, ...] = ("largest_component", "largest_components", "minimum_size", "fill_holes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,9 @@ class Step:
     """One thing that is done to a label map.
 
     Attributes:
-        kind: ``largest_component`` keeps the component with the most voxels, ``minimum_size`` those of at least
-            ``minimum_mm3``, ``fill_holes`` gives enclosed background to the class.
+        kind: ``largest_component`` keeps the component with the most voxels, of equal ones the first in the array;
+            ``largest_components`` all that have the most, as nnU-Net does; ``minimum_size`` those of at least
+            ``minimum_mm3``; ``fill_holes`` gives enclosed background to the class.
         class_name: the class; None is all classes together, seen as one (not for ``fill_holes``).
         minimum_mm3: of ``minimum_size``; for a picture without physical size, in pixels.
     """
@@ -47,6 +49,7 @@ class Step:
     def __str__(self) -> str:
         words = {
             "largest_component": "keep the largest component",
+            "largest_components": "keep the largest components",
             "minimum_size": f"drop components below {self.minimum_mm3:g} mm³",
             "fill_holes": "fill holes",
         }
@@ -76,7 +79,12 @@ def steps_from_plain(values: Iterable[Mapping[str, Any]], class_names: Sequence[
 
 
 def apply_steps(
-    classes: ClassArray, steps: Sequence[Step], *, class_names: Sequence[str], spacing_xyz_mm: Sequence[float]
+    classes: ClassArray,
+    steps: Sequence[Step],
+    *,
+    class_names: Sequence[str],
+    spacing_xyz_mm: Sequence[float],
+    regions: Regions | None = None,
 ) -> ClassArray:
     """The label map after ``steps``, one after another.
 
@@ -85,6 +93,8 @@ def apply_steps(
         steps: none gives ``classes`` itself.
         class_names: background first; class k is the k-th.
         spacing_xyz_mm: voxel size.
+        regions: where classes overlap; the indices are combinations of them then, and a step sees every voxel that is in its
+            region.
 
     Returns:
         (X, Y, Z) uint8. A class without a voxel stays so.
@@ -95,9 +105,18 @@ def apply_steps(
     flat = result[flat_axes(result.shape)]
     voxel_mm3 = math.prod(spacing_xyz_mm)
     for step in steps:
-        index = None if step.class_name is None else list(class_names).index(step.class_name)
-        _apply(flat, step, index, voxel_mm3)
+        _apply(flat, step, _members(step, class_names, regions), voxel_mm3)
     return result
+
+
+def _members(step: Step, class_names: Sequence[str], regions: Regions | None) -> tuple[int, ...]:
+    """The indices that a step is for, its class' own first; none for all classes together."""
+    if step.class_name is None:
+        return ()
+    if regions is None:
+        return (list(class_names).index(step.class_name),)
+    own = int(regions.join(np.array(1 << regions.names.index(step.class_name), np.uint16)))
+    return own, *(index for index in regions.indices_of(step.class_name) if index != own)
 
 
 def flat_axes(shape: Sequence[int]) -> tuple[slice | int, ...]:
@@ -106,21 +125,23 @@ def flat_axes(shape: Sequence[int]) -> tuple[slice | int, ...]:
     return tuple(slice(None) if axis in kept else 0 for axis in range(len(shape)))
 
 
-def _apply(classes: ClassArray, step: Step, index: int | None, voxel_mm3: float) -> None:
+def _apply(classes: ClassArray, step: Step, members: tuple[int, ...], voxel_mm3: float) -> None:
     """One step, in place, within the bounding box of what it concerns."""
-    mask = classes > 0 if index is None else classes == index
+    mask = classes == members[0] if len(members) == 1 else np.isin(classes, members) if members else classes > 0
     box = bounding_box(mask)
     if box is None:
         return
     inside, mask = classes[box], mask[box]
     if step.kind == "fill_holes":
-        assert index is not None, "holes are filled class by class"
-        inside[hole_voxels(mask) & (inside == 0)] = index
+        assert members, "holes are filled class by class"
+        inside[hole_voxels(mask) & (inside == 0)] = members[0]
         return
     numbers, sizes = components(mask)
     if step.kind == "largest_component":
         kept = np.zeros(len(sizes) + 1, bool)
         kept[1 + int(np.argmax(sizes))] = True
+    elif step.kind == "largest_components":
+        kept = np.concatenate([[False], sizes == sizes.max()])
     else:
         kept = np.concatenate([[False], sizes * voxel_mm3 >= step.minimum_mm3])
     inside[mask & ~kept[numbers]] = 0

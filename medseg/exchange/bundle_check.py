@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medseg.exchange.bundle import run_bundle
-from medseg.exchange.parity import CaseParity, Scan, compare_masks
+from medseg.exchange.parity import CaseParity, Scan, compare_masks, compare_scores
 from medseg.imaging import read_label_map, suffix_of, to_classes
 from medseg.inference.ensemble import MaskMaker
 
@@ -44,7 +43,7 @@ def check_bundle(
         for name, (_, scan) in zip(names, scans, strict=True):
             array, grid = infer.prepare(scan.volume)
             own = infer.scores(array)
-            other = inferer(torch.from_numpy(array)[None], network)[0].numpy()
+            largest, difference = compare_scores(own, inferer(torch.from_numpy(array)[None], network)[0].numpy())
             path = next((top / "masks").glob(f"{name}.*"))
             plan = infer.plan
             found.append(
@@ -54,8 +53,8 @@ def check_bundle(
                     scan,
                     class_names=infer.class_names,
                     plan=plan,
-                    largest_score=float(np.abs(own).max()),
-                    score_difference=float(np.abs(own - other).max()),
+                    largest_score=largest,
+                    score_difference=difference,
                 )
             )
     return tuple(found)

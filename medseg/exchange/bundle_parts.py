@@ -28,6 +28,7 @@ from medseg.imaging import LabelMap, Volume, read_header, write_label_map
 from medseg.inference.cases import find_cases
 from medseg.inference.engine import Engine
 from medseg.inference.model import Model
+from medseg.inference.scores import score_channels
 from medseg.networks.build import build_network
 from medseg.preparation.case import load_case, prepare_image
 from medseg.preparation.grid import Grid
@@ -164,7 +165,9 @@ class WindowInferer(Inferer):  # type: ignore[misc] # MONAI is untyped
             members = list(network.members) if isinstance(network, AveragedNetworks) else [network]
             self._engine, self._network = self._settings.engine(members, inputs.device), network
         arrays = inputs.as_subclass(torch.Tensor).detach().cpu().numpy()
-        return torch.stack([torch.from_numpy(self._engine.scores(array)) for array in arrays])
+        # All classes, also where the engine would keep fewer features: what follows knows no other scores.
+        found = [np.stack(list(score_channels(self._engine.scores(array)))) for array in arrays]
+        return torch.from_numpy(np.stack(found))
 
 
 class RestoreMaskd(MapTransform):  # type: ignore[misc] # MONAI is untyped

@@ -106,7 +106,7 @@ def export_networks(model: Path, target: Path, *, int8: bool, checks: Checks) ->
 
     what: Literal["int8", "onnx"] = "int8" if int8 else "onnx"
     models = load_models(model)
-    section = own_section(models[0]).model_copy(update={"precision": "float32"})
+    section = _of_masks(own_section(models[0])).model_copy(update={"precision": "float32"})
 
     def fill(folder: Path, scratch: Path) -> Certificate:
         networks = export_onnx(model, folder, int8=int8)
@@ -137,7 +137,7 @@ def export_bundle(model: Path, target: Path, *, checks: Checks) -> Certificate |
     from medseg.exchange.bundle import write_bundle
 
     models = load_models(model)
-    section = _own_arithmetic(own_section(models[0]), models[0])
+    section = _own_arithmetic(_of_masks(own_section(models[0])), models[0])
     licence = licence_of(model, model_json(model))
 
     def fill(folder: Path, scratch: Path) -> Certificate:
@@ -186,6 +186,11 @@ def _certified(target: Path, export: Export, fill: Callable[[Path, Path], Certif
 
 def _identity(models: Sequence[Model]) -> str:
     return " ".join(model.sha256 for model in models)
+
+
+def _of_masks(section: InferSection) -> InferSection:
+    """The section without further maps: votes of members are no scores to compare."""
+    return section.model_copy(update={"uncertainty": None, "probabilities": None})
 
 
 def _own_arithmetic(section: InferSection, model: Model) -> InferSection:

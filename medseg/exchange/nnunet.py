@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medseg.config.loading import config_text
 from medseg.config.sections import Config, DataSection, InferSection
-from medseg.durable import FolderLock, sha256_file, sha256_json
+from medseg.durable import FolderLock, sha256_file
 from medseg.errors import ModelError, UsageError
 from medseg.exchange.nnunet_checkpoint import Checkpoint, read_checkpoint
 from medseg.exchange.nnunet_files import (
@@ -28,7 +28,7 @@ from medseg.exchange.nnunet_files import (
     open_files,
     previous_of,
 )
-from medseg.exchange.nnunet_plans import Described, describe
+from medseg.exchange.nnunet_plans import Described, describe, sha256_plain
 from medseg.exchange.nnunet_postprocessing import read_postprocessing
 from medseg.inference.licence import LICENCE, read_licence
 from medseg.inference.model import load_models, save_ensemble, save_model
@@ -191,10 +191,25 @@ def _write_folds(
                     previous = _write_folds(stage, found, scratch / "previous", choice)[0]
             target = scratch / f"fold_{fold}"
             record = _record(one, path, fold, file, read)
+            _refuse_giant(described.architecture, file, one.name)
             parameters = _write(target, read, described, mirrors, record, choice, previous if not members else {})
             members[target.name] = target
     assert described is not None
     return members, described, parameters
+
+
+def _refuse_giant(architecture: Mapping[str, Any], file: Path, name: str) -> None:
+    """Refuses plans that ask for more parameters than the checkpoint has bytes, before any memory is taken for them."""
+    try:
+        with torch.device("meta"):
+            promised = parameter_count(build_network(architecture))
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise ModelError(f"{name}: its plans make no network ({type(error).__name__}: {error})") from error
+    if promised > file.stat().st_size:
+        raise ModelError(
+            f"{name}: its plans' network has {promised:,} parameters, expected one that fits the checkpoint of "
+            f"{file.stat().st_size:,} bytes; copy the folder again"
+        )
 
 
 def _described(one: TrainedFolder, read: Checkpoint, *, any_trainer: bool) -> Described:
@@ -217,10 +232,7 @@ def _write(
     previous: Mapping[str, Path],
 ) -> int:
     """Writes the folder of one fold; gives the number of its network's parameters."""
-    try:
-        network = build_network(described.architecture)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        raise ModelError(f"{record['name']}: its plans make no network ({type(error).__name__}: {error})") from error
+    network = build_network(described.architecture)
     assert isinstance(network, UNet)
     network.load_state_dict(_weights(read, network, described, record["name"]))
     names = tuple(name for axis, name in enumerate("xyz") if axis in mirrors)
@@ -278,8 +290,8 @@ def _record(one: TrainedFolder, path: PurePosixPath, fold: str, file: Path, read
         "epochs": read.epoch,
         "checkpoint": path.name,
         "checkpoint_sha256": sha256_file(file),
-        "plans_sha256": sha256_json(dict(one.plans)),
-        "dataset_sha256": sha256_json(dict(one.dataset)),
+        "plans_sha256": sha256_plain(one.plans),
+        "dataset_sha256": sha256_plain(one.dataset),
     }
 
 

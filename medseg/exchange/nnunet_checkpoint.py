@@ -7,7 +7,6 @@ tensors and plain containers, with numpy's scalars allowed beside them, because 
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,24 @@ _ALLOWED: tuple[Any, ...] = (
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
     np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
+    *(
+        type(np.dtype(kind))
+        for kind in (
+            "float16",
+            "float32",
+            "float64",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+            "bool",
+            "str",
+        )
+    ),
 )
 
 
@@ -60,7 +76,9 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
         with torch.serialization.safe_globals(list(_ALLOWED)):
             _refuse_code(path, name)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # a pickle that is damaged or forged can make the unpickler raise anything
         raise ModelError(
             f"{name}: is no whole checkpoint that torch can read safely ({type(error).__name__}); copy it again"
         ) from error
@@ -68,7 +86,7 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
         raise ModelError(f"{name}: holds no nnU-Net checkpoint; check the file")
     try:
         return _described(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelError(
             f"{name}: is no nnU-Net v2 checkpoint ({type(error).__name__} {error}); check the file"
         ) from error
@@ -84,9 +102,16 @@ def _refuse_code(path: Path, name: str) -> None:
         )
 
 
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor whose numbers are there, one after the other."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+
+
 def _described(content: Mapping[str, Any]) -> Checkpoint:
     weights = content["network_weights"]
-    if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
+    if not weights or not all(isinstance(k, str) and _is_plain(v) for k, v in weights.items()):
         raise ValueError("network_weights")
     axes, epoch = content.get("inference_allowed_mirroring_axes"), content.get("current_epoch")
     return Checkpoint(

@@ -5,23 +5,32 @@ The layout is ``[DatasetXXX_Name/]Trainer__Plans__configuration/{plans.json,data
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
-from medseg.errors import InputError, ModelError, UsageError
+from medseg.errors import EnvironmentFault, InputError, ModelError, UsageError
 
 MOST_JSON_BYTES = 64 * 2**20
 MOST_CHECKPOINT_BYTES = 16 * 2**30
 _MOST_MEMBERS = 10_000
 _DEEPEST = 4  # folders above a model's own that are looked through
 _BLOCK = 1 << 20
+# What zipfile raises of a damaged or forged archive: of its directory, its methods, and the three decompressors.
+_ZIP_FAULTS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OSError, RuntimeError,
+    ValueError,
+)  # fmt: skip
 
 
 class Files(Protocol):
@@ -87,14 +96,15 @@ class ZipFiles:
         self.name = path.stem
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _ZIP_FAULTS as error:
             raise ModelError(f"{path.name}: is no whole zip ({type(error).__name__}); download it again") from error
         members = self._zip.infolist()
         if len(members) > _MOST_MEMBERS:
             raise ModelError(
                 f"{path.name}: has {len(members)} members, expected at most {_MOST_MEMBERS}; check the file"
             )
-        self._members = {PurePosixPath(m.filename): _sound(m, path.name) for m in members if not m.is_dir()}
+        files = [member for member in members if not member.filename.endswith("/")]
+        self._members = {PurePosixPath(member.filename): _sound(member, path.name) for member in files}
 
     def paths(self) -> list[PurePosixPath]:
         """See `Files`."""
@@ -107,7 +117,7 @@ class ZipFiles:
         try:
             with self._zip.open(self._members[path]) as stream:
                 return _object(stream, path.name)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except _ZIP_FAULTS as error:
             raise self._damaged(path, error) from error
 
     @contextmanager
@@ -122,18 +132,21 @@ class ZipFiles:
                 # zipfile gives no more than the size in the directory and checks it by CRC, so a bomb ends here.
                 with self._zip.open(member) as source, file.open("wb") as target:
                     shutil.copyfileobj(source, target, _BLOCK)
-            except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            except _ZIP_FAULTS as error:
                 raise self._damaged(path, error) from error
             yield file
 
-    def _damaged(self, path: PurePosixPath, error: Exception) -> ModelError:
+    def _damaged(self, path: PurePosixPath, error: Exception) -> ModelError | EnvironmentFault:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return EnvironmentFault(f"{self.name}: no room for {path.name} in the temporary folder; make room (TMPDIR)")
         return ModelError(f"{self.name}: {path} can't be read ({type(error).__name__}); download the zip again")
 
 
 def _sound(member: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
     path = PurePosixPath(member.filename)
     is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in path.parts[0] or is_link:
+    leaves = path.is_absolute() or ".." in path.parts or "\\" in member.filename
+    if leaves or not path.parts or ":" in path.parts[0] or is_link:
         raise ModelError(
             f"{name}: a member's name leaves the archive or is a link, expected plain files; don't use this zip"
         )
@@ -268,7 +281,12 @@ def folds_to_take(one: TrainedFolder, folds: tuple[str, ...], checkpoint: str) -
     if missing or not chosen:
         have = ", ".join(f"fold {fold}: {' and '.join(sorted(own))}" for fold, own in sorted(one.folds.items()))
         wanted = missing[0] if missing else "any"
-        raise ModelError(f"{one.name}: has no checkpoint_{checkpoint}.pth for fold {wanted}, expected one ({have})")
+        other = "best" if checkpoint == "final" else "final"
+        there_is = any(other in one.folds.get(fold, {}) for fold in missing or one.folds)
+        advice = f"; take the other with --checkpoint {other}" if there_is else ""
+        raise ModelError(
+            f"{one.name}: has no checkpoint_{checkpoint}.pth for fold {wanted}, expected one ({have}){advice}"
+        )
     return {fold: one.folds[fold][checkpoint] for fold in chosen}
 
 

@@ -12,6 +12,7 @@ from medseg.errors import ModelError
 from medseg.imaging.regions import MOST_REGIONS, Regions, index_labels, regions_of
 
 _MOST_LABELS = 255
+_LONGEST_NAME = 200
 
 
 def refused(what: str, got: object, expected: str) -> ModelError:
@@ -33,6 +34,9 @@ def read_labels(dataset: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]],
     """
     own = dict(dataset["labels"])
     ignore = own.pop("ignore", None)
+    for name in own:
+        if not name or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise refused("labels", repr(name), f"names of 1 to {_LONGEST_NAME} characters that can be printed")
     values = {name: tuple(map(int, v)) if isinstance(v, list | tuple) else (int(v),) for name, v in own.items()}
     known = sorted({value for group in values.values() for value in group})
     if values.get("background") != (0,) or any(b - a != 1 for a, b in pairwise(known)):

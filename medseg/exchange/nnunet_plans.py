@@ -7,12 +7,15 @@ list of theirs comes out as ours by writing its entries to those places. Nothing
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from medseg.durable import sha256_json
+from pydantic import ValidationError
+
+from medseg.durable import sha256_bytes
 from medseg.errors import ModelError
 from medseg.exchange.nnunet_labels import previous_inputs, read_labels, refused
 from medseg.imaging.regions import index_labels, regions_of
@@ -41,6 +44,10 @@ _KWARGS = {
 }
 _NETWORKS = {"PlainConvUNet": False, "ResidualEncoderUNet": True}
 _CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+# A network has one stage per halving of its patch. What a file says beyond that would only cost memory before it is refused.
+_MOST_STAGES = 24
+_MOST_BLOCKS = 1000
+_MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,15 @@ class Described:
     previous_inputs: tuple[int, ...]
 
     def mirror_axes_xyz(self, axes: Sequence[int]) -> tuple[int, ...]:
-        """A checkpoint's ``inference_allowed_mirroring_axes`` as axes of ours."""
+        """A checkpoint's ``inference_allowed_mirroring_axes`` as axes of ours.
+
+        Raises:
+            ModelError: the network has no such axis.
+        """
         seen = self.order if self.plan.dimensions == 3 else self.order[1:]
-        return tuple(sorted(seen[axis] for axis in axes))
+        if not set(axes) <= set(range(len(seen))):
+            raise refused("inference_allowed_mirroring_axes", list(axes), f"some of 0 to {len(seen) - 1}")
+        return tuple(sorted({seen[axis] for axis in axes}))
 
 
 def describe(
@@ -85,11 +98,19 @@ def describe(
     """
     try:
         return _Reader(plans, dataset, configuration, norm).described()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise ModelError(
-            f"plans.json or dataset.json: is not as nnU-Net v2 writes it ({type(error).__name__} {error}), expected the files "
-            "beside the folds; copy the folder again"
+            f"plans.json or dataset.json: is not as nnU-Net v2 writes it ({_reason(error)}), expected the files beside the "
+            "folds; copy the folder again"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """A fault of the files' content in a few words on one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return " ".join(f"{type(error).__name__} {error}".split())[:_MOST_SHOWN]
 
 
 def resolved(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
@@ -193,7 +214,7 @@ class _Reader:
                 "previous_channels": len(index_labels(labels)) - 1 if previous is not None else 0,
                 "batch_dice": bool(self.values.get("batch_dice", True)),
                 "stored_dtype": "float32",
-                "fingerprint_sha256": sha256_json(dict(self.plans)),
+                "fingerprint_sha256": sha256_plain(self.plans),
                 "reasons": {
                     "configuration": f"nnU-Net's {self.name} of {_name(self.plans.get('plans_name'))}, imported"
                 },
@@ -260,9 +281,13 @@ class _Reader:
             raise refused("network_class_name", name, " or ".join(_NETWORKS))
         _refuse_layers(values)
         stages, residual = int(values["n_stages"]), _NETWORKS[name]
+        if not 2 <= stages <= _MOST_STAGES:
+            raise refused("n_stages", stages, f"2 to {_MOST_STAGES}")
         blocks = _per_stage(values["n_blocks_per_stage" if residual else "n_conv_per_stage"], stages)
         # nnU-Net lists decoder stages from the bottleneck up, ours go from the top down.
         decoder = _per_stage(values["n_conv_per_stage_decoder"], stages - 1)[::-1]
+        if not all(1 <= int(count) <= _MOST_BLOCKS for count in (*blocks, *decoder)):
+            raise refused("n_conv_per_stage", [*blocks, *decoder], f"1 to {_MOST_BLOCKS} each")
         ranks = sorted(self.order[1:]) if self.flat else [0, 1, 2]
         regions = regions_of(labels)
         return {
@@ -285,6 +310,12 @@ class _Reader:
         own = [size] * (2 if self.flat else 3) if isinstance(size, int) else [int(n) for n in size]
         full = self._ours(own, 1)
         return [full[axis] for axis in sorted(self.order[1:])] + [1] if self.flat else list(full)
+
+
+def sha256_plain(value: Mapping[str, Any]) -> str:
+    """As `medseg.durable.sha256_json`, of nnU-Net's JSON files, in which Python may have left a NaN."""
+    text = json.dumps(dict(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def network_values(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -48,10 +48,10 @@ def _step(name: str, function: Any, arguments: Any, labels: Mapping[str, tuple[i
             f"{name}: asks for {str(function)[:60]} with {str(arguments)[:60]}, expected {_FUNCTION}; leave it out"
         )
     if flat == {value for own in list(labels.values())[1:] for value in own}:
-        return Step(kind="largest_component", class_name=None)
+        return Step(kind="largest_components", class_name=None)
     for label, own in list(labels.items())[1:]:
         if set(own) == flat:
-            return Step(kind="largest_component", class_name=label)
+            return Step(kind="largest_components", class_name=label)
     raise ModelError(
         f"{name}: cleans the values {sorted(map(str, flat))}, expected those of a label or of all; leave it out"
     )

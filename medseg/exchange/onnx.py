@@ -11,8 +11,8 @@ import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from medseg.preparation.plan import Plan
 _LOG = logging.getLogger(__name__)
 
 _WEIGHTS = "weights.safetensors"
-_PACKAGES = ("medseg", "monai", "numpy", "onnx", "onnxruntime", "torch")
+# onnxruntime comes as a package of either name.
+_PACKAGES = ("medseg", "monai", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 _SEED = 3
 # torch proves less of a network that reshapes (a transformer); then fewer sizes are left free.
 _FREE = ("batch and sizes", "batch", "nothing")
@@ -73,9 +74,15 @@ def export_onnx(source: Path, target: Path, *, int8: bool = False) -> list[dict[
     if "files" in info:
         names = [ONNX_FILE if name == _WEIGHTS else name for name in info["files"]]
         content["files"] = {name: sha256_file(target / name) for name in names}
-    content |= {"onnx": marks, "versions": {name: version(name) for name in _PACKAGES}}
+    content |= {"onnx": marks, "versions": dict(_versions())}
     write_json(target / "model.json", content)
     return found
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 def _read(folder: Path) -> dict[str, Any]:

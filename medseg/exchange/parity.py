@@ -20,6 +20,7 @@ from medseg.evaluation.overlap import count_overlap, dice
 from medseg.imaging import Volume, read_label_map
 from medseg.imaging.labels import IGNORE, to_classes
 from medseg.inference.ensemble import MaskMaker
+from medseg.inference.scores import score_channels
 from medseg.preparation.plan import Plan
 
 PARITY_FILE = "parity.json"
@@ -29,7 +30,7 @@ LARGEST_SHARE = 1e-3
 DIFFERING_SHARE = 1e-5
 """Voxels that may be of another class: a tie between two classes may fall either way."""
 _SYNTHETIC_SEED = 20
-_PACKAGES = ("medseg", "torch", "onnxruntime", "monai", "numpy")
+_PACKAGES = ("medseg", "torch", "onnxruntime", "onnxruntime-gpu", "monai", "numpy")
 
 ClassArray = npt.NDArray[np.uint8]
 
@@ -181,23 +182,35 @@ def compare_engines(infer: MaskMaker, export: MaskMaker, scan: Scan) -> CasePari
     array, grid = infer.prepare(scan.volume)
     own = infer.scores(array)
     other = export.scores(array)
-    pairs = list(zip(_arrays(own), _arrays(other), strict=True))
+    largest, difference = compare_scores(own, other)
     return compare_masks(
         infer.classes(own, grid),
         export.classes(other, grid),
         scan,
         class_names=infer.class_names,
         plan=infer.plan,
-        largest_score=max(float(np.abs(a).max()) for a, _ in pairs),
-        score_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
+        largest_score=largest,
+        score_difference=difference,
     )
 
 
-def _arrays(scores: Any) -> list[npt.NDArray[np.float32]]:
-    """The arrays of scores of one configuration or of several."""
-    if isinstance(scores, np.ndarray):
-        return [scores]
-    return [array for part in scores for array in _arrays(part)]
+def compare_scores(infer: Any, export: Any) -> tuple[float, float]:
+    """(largest absolute score of infer's, largest absolute difference from the export's), class by class.
+
+    Args:
+        infer: what an engine's ``scores`` gave, whatever it is kept as; a tuple of several configurations'.
+        export: likewise, of as many classes.
+    """
+    largest, difference = 0.0, 0.0
+    for own, other in zip(_channels(infer), _channels(export), strict=True):
+        largest = max(largest, float(np.abs(own).max()))
+        difference = max(difference, float(np.abs(own - other).max()))
+    return largest, difference
+
+
+def _channels(scores: Any) -> Iterator[npt.NDArray[np.float32]]:
+    for part in scores if isinstance(scores, tuple) else (scores,):
+        yield from score_channels(part)
 
 
 def compare_masks(

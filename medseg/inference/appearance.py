@@ -7,7 +7,6 @@ network can be sure and wrong. Everything is summed slab by slab, beside the sum
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,26 @@ def seen_image(array: Any) -> HalfArray | None:
     return array if array.dtype == np.float16 else np.clip(array, -_LARGEST, _LARGEST).astype(np.float16)
 
 
+def box_of(given: Indices, *, margin: int = 0) -> tuple[slice, slice, slice] | None:
+    """The smallest box with every voxel of (X, Y, Z) that is not 0, widened within the array; None where all are."""
+    found = []
+    for axis in range(3):
+        where = np.flatnonzero(given.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not where.size:
+            return None
+        low, high = int(where[0]) - margin, int(where[-1]) + 1 + margin
+        found.append(slice(max(0, low), min(given.shape[axis], high)))
+    return found[0], found[1], found[2]
+
+
+def _but_last(axis: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, slice(None, -1))
+
+
+def _but_first(axis: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, slice(1, None))
+
+
 class Appearance:
     """Sums over the voxels of structures that do not overlap.
 
@@ -48,30 +67,42 @@ class Appearance:
 
     def add(self, given: Indices) -> None:
         """The next planes along x, (n, Y, Z): the structure of each voxel, 0 for none."""
-        stop = self._start + len(given)
-        self._voxels += self._sums(given)
-        for channel, plane in enumerate(self._image[:, self._start : stop].astype(np.float32)):
-            self._total[channel] += self._sums(given, plane)
-            self._squares[channel] += self._sums(given, np.square(plane))
-        for axis, own, first in self._with_neighbours(given):
-            size = own.shape[axis]
-            before, after = own.take(range(size - 1), axis), own.take(range(1, size), axis)
-            same, out, into = before == after, (before > 0) & (after == 0), (before == 0) & (after > 0)
-            self._inner += self._sums(before[same])
-            self._rim += self._sums(before[out]) + self._sums(after[into])
-            for channel, values in enumerate(self._image[:, first:stop].astype(np.float32)):
-                step = np.diff(values, axis=axis)
-                self._steps[channel] += self._sums(before[same], np.square(step[same]))
-                self._drops[channel] += self._sums(after[into], step[into]) - self._sums(before[out], step[out])
+        start, stop = self._start, self._start + len(given)
+        # With the plane before, for the faces to it.
+        planes = given if self._last is None else np.concatenate([self._last, given])
+        first = stop - len(planes)
         self._last, self._start = given[-1:].copy(), stop
+        # A face counts if a structure lies on one side of it: all else is left out, which changes no sum.
+        box = box_of(planes, margin=1)
+        if box is None:
+            return
+        x, y, z = box
+        low = max(x.start, start - first)
+        inside = planes[low : x.stop, y, z]
+        image = self._image[:, first + x.start : first + x.stop, y, z].astype(np.float32)
+        self._add_voxels(inside, image[:, low - x.start :])
+        self._add_faces(0, planes[box], image)
+        for axis in (1, 2):
+            self._add_faces(axis, inside, image[:, low - x.start :])
 
-    def _with_neighbours(self, given: Indices) -> Iterator[tuple[int, Indices, int]]:
-        """(axis, planes whose neighbours along it are to be compared, x of the first of them)."""
-        for axis in range(3):
-            if axis == 0 and self._last is not None:
-                yield axis, np.concatenate([self._last, given]), self._start - 1
-            else:
-                yield axis, given, self._start
+    def _add_voxels(self, given: Indices, image: npt.NDArray[np.float32]) -> None:
+        self._voxels += self._sums(given)
+        for channel, values in enumerate(image):
+            self._total[channel] += self._sums(given, values)
+            self._squares[channel] += self._sums(given, np.square(values))
+
+    def _add_faces(self, axis: int, given: Indices, image: npt.NDArray[np.float32]) -> None:
+        """Differences between neighbours along an axis: within structures, and between them and what is none."""
+        forth, back = _but_last(axis), _but_first(axis)
+        before, after = given[forth], given[back]
+        same, out, into = (before == after) & (before > 0), (before > 0) & (after == 0), (before == 0) & (after > 0)
+        inner, left, entered = before[same], before[out], after[into]
+        self._inner += self._sums(inner)
+        self._rim += self._sums(left) + self._sums(entered)
+        for channel, values in enumerate(image):
+            step = values[back] - values[forth]
+            self._steps[channel] += self._sums(inner, np.square(step[same]))
+            self._drops[channel] += self._sums(entered, step[into]) - self._sums(left, step[out])
 
     def _sums(self, where: Indices, weights: npt.NDArray[np.floating] | None = None) -> Sums:
         flat = None if weights is None else weights.ravel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -67,8 +67,8 @@ def find_cases(
 
     Args:
         inputs: as given.
-        channels: of the model's plan; where there are several, files ``NAME_0000, NAME_0001 ...`` are one case, unless
-            they are one picture's red, green and blue; where all lie in one file, ``NAME_0000`` is called ``NAME`` unless
+        channels: of the model's plan; where there are several, files ``NAME_0000, NAME_0001 ...`` are one case, of which a
+            colour picture holds red, green and blue; where all lie in one file, ``NAME_0000`` is called ``NAME`` unless
             ``NAME`` or ``NAME_0001`` lies beside it.
         data_root: where a manifest's paths start; None is the manifest's own folder.
         allow_outside: let a manifest's paths leave the data root.
@@ -248,7 +248,23 @@ def _joined_channels(cases: list[InferCase], channels: Sequence[ChannelPlan]) ->
         # Channel -1: a scan whose channels all lie in its one file.
         key, channel = (match["name"], int(match["channel"])) if match else (case.id, -1)
         groups.setdefault((case.images[0].parent, key), {})[channel] = case
-    return [_joined(name, members, len(channels)) for (_, name), members in groups.items()]
+    files = _colour_file_count(channels)
+    if files > 1:
+        return [_joined(name, members, {len(channels), files}) for (_, name), members in groups.items()]
+    # A colour picture holds them all, unless there is a grey one for each.
+    each = list(range(len(channels)))
+    joined = [_joined(name, own, {len(each)}) for (_, name), own in groups.items() if sorted(own) == each]
+    alone = [case for own in groups.values() if sorted(own) != each for case in own.values()]
+    return sorted([*joined, *_without_channel(alone)], key=lambda case: (case.images[0], case.id))
+
+
+def _colour_file_count(channels: Sequence[ChannelPlan]) -> int:
+    """Files of a case whose red, green and blue lie in one picture, as nnU-Net numbers them."""
+    names, count = [channel.name for channel in channels], 0
+    while names:
+        del names[: 3 if names[:3] == ["red", "green", "blue"] else 1]
+        count += 1
+    return count
 
 
 def _without_channel(cases: list[InferCase]) -> list[InferCase]:
@@ -264,12 +280,12 @@ def _without_channel(cases: list[InferCase]) -> list[InferCase]:
     return named
 
 
-def _joined(name: str, members: Mapping[int, InferCase], channels: int) -> InferCase:
+def _joined(name: str, members: Mapping[int, InferCase], counts: Collection[int]) -> InferCase:
     found = sorted(members)
     images = tuple(members[channel].images[0] for channel in found)
     if found == [-1]:
         return members[-1]
-    if found == list(range(channels)):
+    if len(found) in counts and found == list(range(len(found))):
         those = [members[channel] for channel in found]
         fault = next((one.fault for one in those if one.fault), None)
         chosen = all(one.series for one in those)
@@ -281,5 +297,5 @@ def _joined(name: str, members: Mapping[int, InferCase], channels: int) -> Infer
             files=tuple(one.files[0] for one in those) if chosen else (),
         )
     listed = ", ".join(image.name for image in images)
-    fault = f"{name}: has the channel files {listed}, expected _0000 to _{channels - 1:04d}; add or rename files"
+    fault = f"{name}: has the channel files {listed}, expected _0000 to _{max(counts) - 1:04d}; add or rename files"
     return InferCase(id=name, images=images[:1], fault=fault)

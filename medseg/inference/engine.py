@@ -306,7 +306,8 @@ class Engine:
         else:
             classes = restore_classes(scores, grid, self.plan.regions)
         spacing = [float(size) for size in spacing_xyz_mm(np.array(grid.original_affine))]
-        return apply_steps(classes, self.steps, class_names=self.class_names, spacing_xyz_mm=spacing)
+        names, regions = self.class_names, self.plan.regions
+        return apply_steps(classes, self.steps, class_names=names, spacing_xyz_mm=spacing, regions=regions)
 
     def _decided(self, scores: Scores, shape: Shape, separate: int | None) -> ClassArray:
         """(X, Y, Z) uint8 class indices of scores that are resampled to ``shape`` and reduced slab by slab."""

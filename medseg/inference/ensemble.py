@@ -236,7 +236,8 @@ class MixedEngine:
             cropped[where] = mean.argmax(axis=0) if regions is None else regions.decide(mean - np.float32(0.5))
         classes = undo_axes(oriented, AxisChange(first.permutation, first.flips))
         spacing = [float(size) for size in spacing_xyz_mm(np.array(first.original_affine))]
-        return apply_steps(classes, self.steps, class_names=self.class_names, spacing_xyz_mm=spacing)
+        names = self.class_names
+        return apply_steps(classes, self.steps, class_names=names, spacing_xyz_mm=spacing, regions=regions)
 
     def slabs(self, scores: Sequence[Scores], grid: Sequence[Grid]) -> Iterator[tuple[slice, FloatArray]]:
         """The configurations' mean probabilities, as `Engine.slabs` gives them."""

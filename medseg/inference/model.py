@@ -212,7 +212,7 @@ def _load_member(
     folder: Path, member: Mapping[str, Any], shared: dict[str, _SharedNetwork], device: torch.device | str
 ) -> Model:
     path = folder / str(member["folder"])
-    if path.parent != folder:
+    if path.parent != folder or path.name in (".", ".."):
         raise ModelError(f"{folder.name}: has member {member['folder']!r}, expected the name of a folder inside")
     info = model_json(path)
     if sha256_file(path / "model.json") != member["sha256"]:

@@ -162,7 +162,8 @@ class ReferenceEngine(Engine):
         oriented[box] = self._cropped_classes(scores, grid)
         classes = undo_axes(oriented, AxisChange(grid.permutation, grid.flips))
         spacing = [float(size) for size in spacing_xyz_mm(np.array(grid.original_affine))]
-        return apply_steps(classes, self.steps, class_names=self.class_names, spacing_xyz_mm=spacing)
+        names, regions = self.class_names, self.plan.regions
+        return apply_steps(classes, self.steps, class_names=names, spacing_xyz_mm=spacing, regions=regions)
 
     def _cropped_classes(self, scores: Any, grid: Grid) -> ClassArray:
         channels, regions = self.on_crop(scores, grid), self.plan.regions

@@ -230,7 +230,7 @@ def _as_table(lines: Iterable[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["case", "status", "reason"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _as_cell(name) for name in columns})  # labels of a foreign model are among them
     writer.writerows({name: _as_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 

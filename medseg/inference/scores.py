@@ -102,6 +102,18 @@ class _Stacked:
         return chain.from_iterable(self.parts)
 
 
+def score_channels(scores: FloatArray | ScoreFile | Features) -> Iterator[FloatArray]:
+    """Class scores one class after another, (X, Y, Z) float32 each, whatever they are kept as."""
+    rows = scores.array if isinstance(scores, Features) else scores
+    if not isinstance(scores, Features):
+        yield from (np.asarray(channel[: rows.shape[1]], np.float32) for channel in rows)
+        return
+    features = np.stack([np.asarray(channel[: rows.shape[1]], np.float32) for channel in rows])
+    flat = features.reshape(len(features), -1)
+    for weight, bias in zip(scores.weight, scores.bias, strict=True):
+        yield np.asarray((weight @ flat + bias).reshape(rows.shape[1:]), np.float32)
+
+
 def stacked(parts: Sequence[Features]) -> Features:
     """Features of several models, each with its last layer, as `Features.of` puts them together."""
     return Features.of([part.array for part in parts], [(part.weight, part.bias) for part in parts])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from medseg.inference.appearance import Appearance, HalfArray
+from medseg.inference.appearance import Appearance, HalfArray, box_of
 
 FloatArray = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.float64]
@@ -82,10 +82,13 @@ def gather_evidence(
     for slab in slabs:
         if regions:
             _add_regions(sums, slab)
-        else:
-            _add_classes(sums, slab)
-        for region, look in enumerate(looks):
-            look.add((slab[region] > 0.5).astype(np.uint8) if regions else slab.argmax(axis=0))
+            for region, look in enumerate(looks):
+                look.add((slab[region] > 0.5).astype(np.uint8))
+            continue
+        winner, top = _winners(slab)
+        _add_classes(sums, slab, winner, top)
+        for look in looks:
+            look.add(winner)
     evidence = sums.evidence(class_names[1:])
     if not looks:
         return evidence
@@ -108,9 +111,9 @@ class _Sums:
         self.last: npt.NDArray[np.integer] | None = None
         self.planar = True
 
-    def add_outside(self, values: FloatArray) -> None:
-        """Probabilities of structures in voxels that were not given to them."""
-        self.outside += _histogram(values[values >= 2.0**-_OCTAVES])
+    def add_outside(self, values: FloatArray, where: npt.NDArray[np.bool_]) -> None:
+        """Probabilities of a structure, ``where`` voxels were not given to it."""
+        self.outside += _histogram(values[where & (values >= 2.0**-_OCTAVES)])
 
     def face_mm2(self, axis: int) -> float:
         """Area of a voxel's face across an axis."""
@@ -156,28 +159,30 @@ class _Sums:
         )
 
 
-def _add_classes(sums: _Sums, slab: FloatArray) -> None:
-    count, winner, top = len(slab), slab.argmax(axis=0), slab.max(axis=0)
-    flat, given = winner.ravel(), top.ravel()
+def _winners(slab: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """(class of each voxel, of equal ones the lowest, and its probability) of (K, n, Y, Z) probabilities."""
+    top = slab.max(axis=0)
+    winner = np.zeros(top.shape, np.uint8)
+    for k in range(len(slab) - 1, 0, -1):
+        winner[slab[k] == top] = k
+    winner[slab[0] == top] = 0
+    return winner, top
+
+
+def _add_classes(sums: _Sums, slab: FloatArray, winner: npt.NDArray[np.uint8], top: FloatArray) -> None:
+    count, flat = len(slab), winner.ravel()
     sums.planar &= slab.shape[3] == 1
-
-    def per_class(weights: npt.NDArray[np.floating] | None = None) -> Sums:
-        return np.bincount(flat, weights, minlength=count)[1:].astype(np.float64)
-
     everywhere = slab.reshape(count, -1)
     mass = everywhere.sum(axis=1, dtype=np.float64)[1:]
-    sums.voxels += per_class()
-    sums.mass_inside += per_class(given)
     sums.mass += mass
-    sums.entropy += per_class(voxel_entropy(slab).ravel())
     sums.doubt += mass - _squares(everywhere[1:])
-    sums.inside += _histogram(1 - given[flat > 0])
-    for k in range(1, count):
-        sums.add_outside(everywhere[k][flat != k])
-    for axis, size in enumerate(winner.shape):
-        place = np.arange(size).reshape([-1 if own == axis else 1 for own in range(3)])
-        numbers = np.bincount((place * count + winner).ravel(), minlength=size * count)
-        sums.add_planes(axis, numbers.reshape(size, count)[:, 1:].astype(np.float64))
+    for k, row in enumerate(everywhere[1:], start=1):
+        sums.add_outside(row, flat != k)
+    # What follows counts in structures alone, mostly a small box of the scan.
+    box = box_of(winner)
+    if box is not None:
+        _add_inside(sums, slab[(slice(None), *box)], winner[box], top[box])
+    _add_planes(sums, winner, box, count)
     for axis, before, after in _neighbours(sums, winner):
         unlike = before != after
         one, other = before[unlike], after[unlike]
@@ -186,6 +191,29 @@ def _add_classes(sums: _Sums, slab: FloatArray) -> None:
         both = (one > 0) & (other > 0)
         shared = np.bincount(one[both], minlength=count) + np.bincount(other[both], minlength=count)
         sums.contact += shared[1:] * sums.face_mm2(axis)
+
+
+def _add_inside(sums: _Sums, slab: FloatArray, winner: npt.NDArray[np.uint8], top: FloatArray) -> None:
+    """The voxels of structures, from a box that holds them all."""
+    count, given = len(slab), winner > 0
+    own, probability = winner[given], top[given]
+    sums.voxels += np.bincount(own, minlength=count)[1:]
+    sums.mass_inside += np.bincount(own, probability, minlength=count)[1:]
+    sums.inside += _histogram(1 - probability)
+    unsure = given & (top < _SURE)
+    entropy = _entropy(slab[:, unsure])
+    sums.entropy += np.bincount(winner[unsure], entropy, minlength=count)[1:]
+
+
+def _add_planes(sums: _Sums, winner: npt.NDArray[np.uint8], box: tuple[slice, ...] | None, count: int) -> None:
+    for axis, size in enumerate(winner.shape):
+        counts = np.zeros((size, count - 1))
+        if box is not None:
+            inside = winner[box]
+            place = np.arange(inside.shape[axis]).reshape([-1 if own == axis else 1 for own in range(3)])
+            numbers = np.bincount((place * count + inside).ravel(), minlength=inside.shape[axis] * count)
+            counts[box[axis]] = numbers.reshape(-1, count)[:, 1:]
+        sums.add_planes(axis, counts)
 
 
 def _add_regions(sums: _Sums, slab: FloatArray) -> None:
@@ -202,7 +230,7 @@ def _add_regions(sums: _Sums, slab: FloatArray) -> None:
         sums.mass_inside[k] += probability[own].sum(dtype=np.float64)
         sums.entropy[k] += entropy[own].sum(dtype=np.float64)
         sums.inside += _histogram(1 - probability[own])
-        sums.add_outside(probability[~own])
+        sums.add_outside(probability, ~own)
         codes |= own.astype(np.uint32) << np.uint32(k)
     for axis in range(3):
         others = tuple(1 + own for own in range(3) if own != axis)
@@ -216,10 +244,13 @@ def _add_regions(sums: _Sums, slab: FloatArray) -> None:
 def _neighbours(
     sums: _Sums, given: npt.NDArray[np.integer]
 ) -> Iterable[tuple[int, npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
-    """(axis, voxels, those behind them), also across the border to the slab before."""
-    for axis in range(3):
-        size = given.shape[axis]
-        yield axis, given.take(range(size - 1), axis), given.take(range(1, size), axis)
+    """(axis, voxels, those behind them), also across the border to the slab before; pairs without a structure left out."""
+    box = box_of(given, margin=1)
+    if box is not None:
+        inside = given[box]
+        yield 0, inside[:-1], inside[1:]
+        yield 1, inside[:, :-1], inside[:, 1:]
+        yield 2, inside[:, :, :-1], inside[:, :, 1:]
     if sums.last is not None:
         yield 0, sums.last, given[0]
     sums.last = given[-1].copy()
@@ -256,11 +287,15 @@ def voxel_entropy(slab: FloatArray, *, regions: bool = False) -> FloatArray:
             result[unsure] = np.maximum(result[unsure], bits)
         return result
     unsure = slab.max(axis=0) < _SURE
-    values = slab[:, unsure]
+    result[unsure] = _entropy(slab[:, unsure])
+    return result
+
+
+def _entropy(values: FloatArray) -> FloatArray:
+    """(N,) entropy over the largest possible one, of (K, N) probabilities of classes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(values > 0, values * np.log(values), 0)
-    result[unsure] = -terms.sum(axis=0) / math.log(len(slab))
-    return result
+    return np.asarray(-terms.sum(axis=0) / math.log(len(values)), np.float32)
 
 
 def tempered(slab: FloatArray, temperature: float, *, regions: bool = False) -> FloatArray:

@@ -37,7 +37,7 @@ def from_nnunet(
             ``transpose_forward`` changed nothing.
 
     Raises:
-        ValueError: a tensor is missing or has another shape than ours.
+        ValueError: a tensor is missing, or has another shape or kind of numbers than ours.
     """
     plain = {_bare(key): tensor for key, tensor in weights.items()}
     own = network.state_dict()
@@ -49,7 +49,9 @@ def from_nnunet(
         if tensor.shape != own[ours].shape:
             got, expected = list(tensor.shape), list(own[ours].shape)
             raise ValueError(f"nnU-Net weights: {theirs} has shape {got}, expected {expected} by the plan's values")
-        result[ours] = tensor
+        if tensor.is_floating_point() != own[ours].is_floating_point():
+            raise ValueError(f"nnU-Net weights: {theirs} is {tensor.dtype}, expected {own[ours].dtype}")
+        result[ours] = tensor.contiguous()  # not before: a forged shape may be larger than any memory
     return result
 
 
@@ -61,7 +63,7 @@ def to_nnunet(network: UNet, *, axes: Sequence[int] | None = None) -> dict[str, 
         axes: which spatial axis of ours is their first, second (and third); None turns the order around.
     """
     own = network.state_dict()
-    return {theirs: _turned(own[ours], axes) for ours, theirs in nnunet_names(network).items()}
+    return {theirs: _turned(own[ours], axes).contiguous() for ours, theirs in nnunet_names(network).items()}
 
 
 def _bare(key: str) -> str:
@@ -69,12 +71,12 @@ def _bare(key: str) -> str:
 
 
 def _turned(tensor: Tensor, axes: Sequence[int] | None) -> Tensor:
-    """A kernel (O, I, spatial ...) with its spatial axes in another order; anything else as it is."""
+    """A kernel (O, I, spatial ...) with its spatial axes in another order, as a view; anything else as it is."""
     spatial = tensor.ndim - 2
     if spatial < 2:
         return tensor
     order = tuple(range(spatial))[::-1] if axes is None else tuple(axes)
-    return tensor.permute(0, 1, *(2 + axis for axis in order)).contiguous()
+    return tensor.permute(0, 1, *(2 + axis for axis in order))
 
 
 def _modules(network: UNet) -> Iterator[tuple[str, str]]:

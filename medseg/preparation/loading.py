@@ -15,14 +15,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from monai.transforms import LoadImaged
 
-from medseg.adapters.reader import MedsegReader
 from medseg.config.series import SeriesSection
 from medseg.imaging import Volume, read_header
 from medseg.manifest.cases import Channel
 from medseg.preparation.case import join_channels
 from medseg.preparation.plan import ChannelPlan
+from medseg.runner.resources import quick_imports
+
+with quick_imports():
+    from monai.transforms import LoadImaged
+
+    from medseg.adapters.reader import MedsegReader
 
 
 @contextlib.contextmanager

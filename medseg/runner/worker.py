@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
 from medseg.errors import MedsegError
+from medseg.runner.resources import quick_imports
 from medseg.runner.transfer import send
 
 T = TypeVar("T")
@@ -110,7 +111,8 @@ def work(pipe: Connection, command_pid: int, *, direct_child: bool, threads: int
     logging.basicConfig(handlers=[records], level=level)
     logging.captureWarnings(True)
     try:
-        task = pipe.recv()
+        with quick_imports():
+            task = pipe.recv()
     except EOFError:
         return
     except Exception as error:  # noqa: BLE001 - reported to the parent, which raises

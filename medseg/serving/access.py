@@ -27,7 +27,7 @@ class Access:
         """Raises Refused: 401 where the token is missing or another, 403 where a page of a browser asks."""
         if self._token is not None:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            sent = given.strip().encode("utf-8", "surrogateescape")
+            sent = given.strip().encode("latin-1")  # as the header was decoded: the client's own bytes
             if scheme.lower() != "bearer" or not hmac.compare_digest(sent, self._token):
                 raise Refused(
                     401,

@@ -39,7 +39,8 @@ def build_app(service: Service, access: Access) -> FastAPI:
         access: who may ask.
     """
     routes = _Routes(service, access)
-    app = FastAPI(title="medseg", openapi_url=None, docs_url=None, redoc_url=None)
+    # Without redirects: theirs repeat the Host that was sent, to whoever asks.
+    app = FastAPI(title="medseg", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_api_route("/segment", routes.segment, methods=["POST", "PUT"], response_model=None)
     app.add_api_route("/model", routes.model, methods=["GET"], response_model=None)
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
@@ -144,9 +145,9 @@ class _Routes:
 
 
 def _wanted(request: Request) -> OutputSpec:
-    given = dict(request.query_params)
-    chosen = given.pop("format", "auto")
-    if given or chosen not in _FORMATS:
+    given = request.query_params.multi_items()
+    chosen = given[0][1] if given else "auto"
+    if len(given) > 1 or any(name != "format" for name, _ in given) or chosen not in _FORMATS:
         raise Refused(
             400, f"request: its query is not understood, expected none or format= one of {', '.join(_FORMATS)}"
         )

@@ -24,8 +24,11 @@ def check_headers(headers: Mapping[str, str], limits: ServiceLimits) -> None:
     """Refuses what can be refused before a byte of the body is read.
 
     Raises:
-        Refused: 415 for an encoded body or a form, 413 for one that says it is too large.
+        Refused: 415 for an encoded body or a form, 413 for one that says it is too large, 400 for one of two lengths.
     """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        # Whoever stands in between may have believed the other one, and then takes a part of this for the next request.
+        raise Refused(400, "request: has a Content-Length and a Transfer-Encoding, expected one of them")
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Refused(

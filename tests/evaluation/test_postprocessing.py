@@ -5,6 +5,7 @@ import pytest
 
 from medseg.errors import ModelError
 from medseg.evaluation.postprocessing import Step, apply_steps, steps_from_plain
+from medseg.imaging import Regions
 
 NAMES = ("background", "organ", "lesion")
 UNIT = (1.0, 1.0, 1.0)
@@ -50,6 +51,31 @@ def test_components_are_kept_or_dropped(step, expected):
 def test_of_equal_components_the_first_in_the_array_stays():
     step = Step(kind="largest_component", class_name="organ")
     np.testing.assert_array_equal(done(rows("1010", "1010"), step), rows("1000", "1000"))
+
+
+def test_or_all_equal_components_as_nnunet_does():
+    # nnU-Net 2.8.1, acvl_utils 0.2.6: remove_all_but_largest_component keeps every component of the largest size.
+    step = Step(kind="largest_components", class_name="organ")
+    np.testing.assert_array_equal(done(rows("10100", "10100", "00001"), step), rows("10100", "10100", "00000"))
+    np.testing.assert_array_equal(done(rows("10100", "10001"), step), rows("10000", "10000"))
+
+
+def test_a_region_is_all_of_its_combinations():
+    # Stored indices: 1 whole alone, 2 whole and core, 3 whole, core and enhancing; a core is 2 and 3.
+    regions = Regions({"background": (0,), "whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)})
+
+    def clean(classes, name, kind="largest_components"):
+        step = Step(kind=kind, class_name=name)
+        names = ("background", *regions.names)
+        return apply_steps(classes, [step], class_names=names, spacing_xyz_mm=UNIT, regions=regions)
+
+    before = rows("1123000", "0000030", "3000022")
+    # The core of 2 and 3 side by side has two voxels, the one at the right three: the others become background.
+    np.testing.assert_array_equal(clean(before, "core"), rows("1100000", "0000030", "0000022"))
+    np.testing.assert_array_equal(clean(before, "whole"), rows("1123000", "0000000", "0000000"))
+    np.testing.assert_array_equal(clean(before, "enhancing"), before)
+    ring = rows("333", "203", "333")
+    np.testing.assert_array_equal(clean(ring, "core", "fill_holes"), rows("333", "223", "333"))
 
 
 def test_holes_are_filled_with_background_only_and_in_the_plane_of_a_picture():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import medseg
 from medseg.config.series import SeriesSection
@@ -57,6 +58,21 @@ def test_what_a_bundle_cannot_hold(tmp_path):
     with pytest.raises(ModelError, match="is of another configuration"):
         write_bundle(tmp_path / "bundle", [*one, *other], own_section(one[0]), name="two")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_its_inferer_gives_all_classes_where_infer_keeps_features(tmp_path):
+    from medseg.exchange.bundle_parts import WindowInferer
+
+    labels = {"background": (0,)} | {f"organ_{k}": (k,) for k in range(1, 5)}
+    models = load_models(write_model(tmp_path / "model", labels=labels))
+    section = own_section(models[0])
+    write_bundle(tmp_path / "bundle", models, section, name="organs")
+    inferer = WindowInferer(tmp_path / "bundle" / "configs" / "plan.yaml", section.model_dump(mode="json"))
+    with torch.inference_mode():
+        image = torch.rand(1, 1, 16, 16, 16)
+        scores, own = inferer(image, models[0].network), models[0].network(image)
+    assert scores.shape == (1, 5, 16, 16, 16)
+    torch.testing.assert_close(scores, own, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -138,6 +138,27 @@ def test_a_checkpoint_that_is_another_networks_is_refused(change, sentence, tmp_
     assert not (tmp_path / "model" / "model.json").exists()
 
 
+def test_plans_of_a_giant_are_refused_before_memory_is_taken(tmp_path):
+    folder, _, _ = unpacked(tmp_path)
+    plans = json.loads((folder / "plans.json").read_text())
+    values = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    values["features_per_stage"] = [10**6] * values["n_stages"]
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(
+        ModelError, match=r"its plans' network has [\d,]+ parameters, expected one that fits the checkpoint"
+    ):
+        import_nnunet(folder, tmp_path / "model")
+
+
+def test_numbers_of_another_kind_are_no_weights(tmp_path):
+    folder, path, content = unpacked(tmp_path)
+    name = "encoder.stages.0.0.convs.0.conv.weight"
+    content["network_weights"][name] = content["network_weights"][name].to(torch.complex64)
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=r"conv\.weight is torch\.complex64, expected torch\.float32"):
+        import_nnunet(folder, tmp_path / "model")
+
+
 def test_its_postprocessing_comes_along_when_asked_for(tmp_path):
     folder, _, _ = unpacked(tmp_path)
     steps = {
@@ -147,7 +168,7 @@ def test_its_postprocessing_comes_along_when_asked_for(tmp_path):
     (tmp_path / "postprocessing.json").write_text(json.dumps(steps))
     done = import_nnunet(folder, tmp_path / "model", postprocessing=tmp_path / "postprocessing.json")
     (model,) = load_models(done.folder)
-    assert [str(step) for step in model.postprocessing] == ["lesion: keep the largest component"]
+    assert [str(step) for step in model.postprocessing] == ["lesion: keep the largest components"]
 
 
 def test_own_trainers_are_taken_when_asked_for(tmp_path):

@@ -55,5 +55,8 @@ def test_other_files_are_refused(tmp_path):
         read_checkpoint(saved(tmp_path, {"state_dict": {}}), "x")
     with pytest.raises(ModelError, match=r"x: holds no nnU-Net checkpoint"):
         read_checkpoint(saved(tmp_path, [torch.ones(1)]), "x")
-    with pytest.raises(ModelError, match=r"x: is no nnU-Net v2 checkpoint \(ValueError network_weights\)"):
-        read_checkpoint(saved(tmp_path, content(network_weights={})), "x")
+    for weights in ({}, {"a": torch.eye(2).to_sparse()}, {"a": torch.ones(2, device="meta")}, {"a": 1}):
+        with pytest.raises(ModelError, match=r"x: is no nnU-Net v2 checkpoint \(ValueError network_weights\)"):
+            read_checkpoint(saved(tmp_path, content(network_weights=weights)), "x")
+    with pytest.raises(ModelError, match=r"x: is no nnU-Net v2 checkpoint \(OverflowError"):
+        read_checkpoint(saved(tmp_path, content(inference_allowed_mirroring_axes=(float("inf"),))), "x")

@@ -1,3 +1,4 @@
+import errno
 import json
 import stat
 import zipfile
@@ -5,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from medseg.errors import InputError, ModelError, UsageError
+from medseg.errors import EnvironmentFault, InputError, ModelError, UsageError
 from medseg.exchange.nnunet_files import choose_trained, find_trained, folds_to_take, open_files, previous_of
 
 
@@ -50,8 +51,10 @@ def test_folds_are_those_nnunet_takes(tmp_path):
     assert list(folds_to_take(one, ("all",), "final")) == ["all"]
     with pytest.raises(ModelError, match=r"has no checkpoint_best\.pth for fold any, expected one \(fold 0: final"):
         folds_to_take(one, (), "best")
-    with pytest.raises(ModelError, match=r"checkpoint_final\.pth for fold 1"):
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth for fold 1, expected one \([^)]*\)$"):
         folds_to_take(one, ("1",), "final")
+    with pytest.raises(ModelError, match=r"take the other with --checkpoint final$"):
+        folds_to_take(one, ("2",), "best")
 
 
 def test_what_is_no_model_is_named(tmp_path):
@@ -68,7 +71,7 @@ def test_what_is_no_model_is_named(tmp_path):
         find_trained(open_files(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["../plans.json", "/plans.json", "a/../../b", "C:/plans.json", "a\\b"])
+@pytest.mark.parametrize("name", ["../plans.json", "/plans.json", "a/../../b", "C:/plans.json", "a\\b", "."])
 def test_a_zip_that_leaves_its_folder_is_refused(name, tmp_path):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr(name, "{}")
@@ -99,6 +102,66 @@ def test_sizes_are_bounded_before_anything_is_unpacked(tmp_path, monkeypatch):
         pass
     with pytest.raises(ModelError, match=r"plans\.json: has more than 10 bytes"):
         files.json(PurePosixPath("T/plans.json"))
+
+
+def deflated(path, method):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("T/fold_0/checkpoint_final.pth", bytes(range(256)) * 4)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [(zipfile.ZIP_DEFLATED, r"\(error\)"), (zipfile.ZIP_LZMA, r"\(LZMAError\)"), (zipfile.ZIP_BZIP2, r"\(OSError\)")],
+)
+def test_a_damaged_stream_is_named(method, fault, tmp_path):
+    data = deflated(tmp_path / "model.zip", method)
+    start = data.index(b".pth") + 4
+    data[start + 9 : start + 40] = b"\xff" * 31
+    (tmp_path / "model.zip").write_bytes(data)
+    files = open_files(tmp_path / "model.zip")
+    with (
+        pytest.raises(ModelError, match=rf"checkpoint_final\.pth can't be read {fault}; download the zip again"),
+        files.checkpoint(PurePosixPath("T/fold_0/checkpoint_final.pth")),
+    ):
+        pass
+
+
+def test_a_stream_that_ends_early_is_named(tmp_path):
+    data = deflated(tmp_path / "model.zip", zipfile.ZIP_STORED)
+    where = data.index(b"PK\x01\x02")
+    data[where + 20 : where + 28] = (10**6).to_bytes(4, "little") * 2  # sizes in the directory: more than there is
+    (tmp_path / "model.zip").write_bytes(data)
+    files = open_files(tmp_path / "model.zip")
+    with (
+        pytest.raises(ModelError, match=r"checkpoint_final\.pth can't be read"),
+        files.checkpoint(PurePosixPath("T/fold_0/checkpoint_final.pth")),
+    ):
+        pass
+
+
+def test_a_directory_that_zipfile_does_not_know_is_refused(tmp_path):
+    data = deflated(tmp_path / "model.zip", zipfile.ZIP_DEFLATED)
+    where = data.index(b"PK\x01\x02")
+    data[where + 6] = 227  # the version needed to read it
+    (tmp_path / "model.zip").write_bytes(data)
+    with pytest.raises(ModelError, match=r"is no whole zip \(NotImplementedError\)"):
+        open_files(tmp_path / "model.zip")
+
+
+def test_a_full_disk_is_not_the_zips_fault(tmp_path, monkeypatch):
+    deflated(tmp_path / "model.zip", zipfile.ZIP_DEFLATED)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medseg.exchange.nnunet_files.shutil.copyfileobj", full)
+    files = open_files(tmp_path / "model.zip")
+    with (
+        pytest.raises(EnvironmentFault, match=r"no room for checkpoint_final\.pth in the temporary folder"),
+        files.checkpoint(PurePosixPath("T/fold_0/checkpoint_final.pth")),
+    ):
+        pass
 
 
 def test_a_damaged_member_is_named(tmp_path):

@@ -136,6 +136,13 @@ def changed_network(**changes):
         ({"inherits_from": "lost"}, r"has no configuration lost"),
         ({"inherits_from": "3d_fullres"}, r"has no configuration 3d_fullres of its own"),
         ({"spacing": [1.0]}, r"is not as nnU-Net v2 writes it \(ValueError"),
+        (
+            {"batch_size": 0},
+            r"writes it \(batch_size: Input should be greater than or equal to 1\), expected the files",
+        ),
+        ({"patch_size": [float("inf"), 8, 8]}, r"is not as nnU-Net v2 writes it \(OverflowError"),
+        (changed_network(n_stages=10**9), r"n_stages is 1000000000, expected 2 to 24"),
+        (changed_network(n_conv_per_stage=[1, 10**9, 1]), r"n_conv_per_stage is \[1, 1000000000, 1"),
     ],
 )
 def test_what_medseg_would_do_otherwise_is_refused(changes, sentence):
@@ -152,6 +159,12 @@ def test_what_medseg_would_do_otherwise_is_refused(changes, sentence):
         ({"background": 0, "a": 1, "b": [1, 2]}, [1, 2], r"an order in which a region comes after those that hold it"),
         ({"background": 0, "a": [1, 2], "b": 3}, [1, 3], r"regions that overlap"),
         ({"background": 0, "a": [1, 2], "b": 2}, [1], r"one value for each of 2 regions"),
+        (
+            {"background": 0, "a\nb": 1},
+            None,
+            r"labels is 'a\\nb', expected names of 1 to 200 characters that can be printed",
+        ),
+        ({"background": 0, "": 1}, None, r"labels is '', expected names"),
     ],
 )
 def test_labels_that_our_masks_can_not_follow_are_refused(labels, order, sentence):
@@ -167,3 +180,24 @@ def test_regions_begin_with_the_value_they_are_painted_with():
     # nnU-Net paints 1, then 3: the combination of both is written as 3.
     assert index_labels(labels) == {"background": (0,), "whole": (1,), "whole+core": (3, 2)}
     assert ignore == 4
+
+
+def test_axes_that_the_network_lacks_are_not_mirrored():
+    own = described()
+    assert own.mirror_axes_xyz((2, 2)) == (1,)
+    for axes in ((3,), (-1,)):
+        with pytest.raises(
+            ModelError, match=rf"inference_allowed_mirroring_axes is \[{axes[0]}\], expected some of 0 to 2"
+        ):
+            own.mirror_axes_xyz(axes)
+    with pytest.raises(ModelError, match=r"expected some of 0 to 1"):
+        described("2d").mirror_axes_xyz((0, 1, 2))
+
+
+def test_python_may_leave_numbers_that_are_none_where_nothing_needs_them():
+    plans = copy.deepcopy(PLANS)
+    plans["foreground_intensity_properties_per_channel"]["1"] = {"mean": float("nan")}
+    assert len(described(plans=plans).plan.fingerprint_sha256) == 64
+    plans["foreground_intensity_properties_per_channel"]["0"] = FACTS | {"std": float("nan")}
+    with pytest.raises(ModelError, match=r"writes it \(std: Input should be a finite number\)"):
+        described(plans=plans)

@@ -19,9 +19,9 @@ def read(folder, labels, *steps):
 def test_steps_are_named_after_classes(tmp_path):
     together, alone = (KEEP, {"labels_or_regions": [1, 2]}), (KEEP, {"labels_or_regions": 2, "background_label": 0})
     assert read(tmp_path, PLAIN, together, alone) == [
-        "all classes together: keep the largest component", "tumour: keep the largest component"
+        "all classes together: keep the largest components", "tumour: keep the largest components"
     ]  # fmt: skip
-    assert read(tmp_path, REGIONS, (KEEP, {"labels_or_regions": [2, 3]})) == ["core: keep the largest component"]
+    assert read(tmp_path, REGIONS, (KEEP, {"labels_or_regions": [2, 3]})) == ["core: keep the largest components"]
     assert read(tmp_path, PLAIN) == []
 
 

@@ -1,6 +1,7 @@
 """ONNX model folders: the same masks through onnxruntime, sizes left free, and what is refused."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import medseg
 from medseg.errors import ModelError
+from medseg.exchange.onnx import _versions
 from medseg.inference.model import load_model, load_models, save_ensemble
 from medseg.inference.onnx_network import OnnxNetwork, backend_folder, is_onnx_folder
 from tests.inference.stand_ins import write_model
@@ -30,6 +32,18 @@ def test_the_backend_decides_on_the_folder(tmp_path):
     assert backend_folder(inner, None) == inner
     with pytest.raises(ModelError, match="expected weights for --backend torch"):
         backend_folder(inner, "torch")
+
+
+def test_versions_name_the_onnxruntime_that_is_there(monkeypatch):
+    def only_for_gpus(name):
+        if name == "onnxruntime":
+            raise PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr("medseg.exchange.onnx.version", only_for_gpus)
+    found = dict(_versions())
+    assert found["onnxruntime-gpu"] == "1.2"
+    assert "onnxruntime" not in found
 
 
 @pytest.mark.slow

@@ -1,16 +1,27 @@
 """Certificates: figures worked out on paper, limits, and engines that are the same or not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from medseg.config.sections import InferSection
-from medseg.exchange.parity import Certificate, Scan, compare_engines, compare_masks, given_scan, synthetic_scans
+from medseg.exchange.parity import (
+    Certificate,
+    Scan,
+    compare_engines,
+    compare_masks,
+    compare_scores,
+    given_scan,
+    synthetic_scans,
+)
 from medseg.imaging import Volume
 from medseg.inference.engine import Engine
-from tests.inference.stand_ins import plan_for, threshold_model
+from medseg.inference.model import load_model
+from medseg.inference.scores import Features, score_channels
+from tests.inference.stand_ins import plan_for, threshold_model, write_model
 from tests.synthetic import scan, write_scan
 
 CPU = torch.device("cpu")
@@ -69,6 +80,35 @@ def test_equal_engines_pass_and_others_do_not(tmp_path):
     light = Certificate(what="int8", model_sha256="a" * 64, cases=(other,), scans="given", limited=False)
     assert light.passed
     assert "1 given scans" in light.sentence()
+
+
+class Shell(torch.nn.Module):
+    """A network that does not show its last layer, as one that another program runs."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
+
+
+def test_scores_kept_as_features_are_compared_class_by_class(tmp_path):
+    # Five classes of four features: infer keeps the features, an export has no such thing.
+    labels = {"background": (0,)} | {f"organ_{k}": (k,) for k in range(1, 5)}
+    model = load_model(write_model(tmp_path / "model", labels=labels))
+    engines = [
+        Engine([one], SECTION, device=CPU) for one in (model, replace(model, network=Shell(model.network).eval()))
+    ]
+    scans = list(synthetic_scans(model.plan, count=1))
+    own, other = (engine.scores(engine.prepare(scans[0].volume)[0]) for engine in engines)
+    assert isinstance(own, Features)
+    assert isinstance(other, np.ndarray)
+    largest, difference = compare_scores(own, other)
+    assert largest == pytest.approx(np.abs(other).max(), rel=1e-5)
+    assert difference < 1e-5 * largest
+    assert compare_engines(*engines, scans[0]).same
+    np.testing.assert_allclose(np.stack(list(score_channels(own))), other, atol=1e-5)
 
 
 @pytest.mark.parametrize(

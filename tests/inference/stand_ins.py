@@ -69,7 +69,7 @@ def write_model(folder, *, seed=0, dimensions=3, channels=1, infer=None, previou
         "kind": "unet",
         "dimensions": dimensions,
         "channels": plan.input_count,
-        "classes": 3,
+        "classes": plan.output_count,
         "features": [4, 8],
         "strides": [list(s) for s in plan.strides],
         "kernel_sizes": [list(k) for k in plan.kernel_sizes],

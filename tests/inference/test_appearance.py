@@ -42,6 +42,36 @@ def test_slabs_give_what_the_whole_gives():
         assert whole.features(k)["spread"] == pytest.approx(np.log(values.std(axis=1) + 1e-3).mean(), rel=1e-3)
 
 
+def face_pairs(given, image, axis):
+    """(structure, value) of every voxel and of its neighbour behind it along an axis."""
+    size = given.shape[axis]
+    pairs = [(given.take(range(size - 1), axis), image.take(range(size - 1), axis))]
+    pairs.append((given.take(range(1, size), axis), image.take(range(1, size), axis)))
+    return pairs
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (7, 3, 0), (4, 5, 6), (9, 6, 7)])
+def test_a_structure_anywhere_counts_all_its_faces(corner):
+    # Whole numbers, so that every sum is exact whatever its order; slabs of 4 planes, some without a structure.
+    rng = np.random.default_rng(1)
+    image = rng.integers(-9, 9, (10, 7, 8)).astype(np.float16)
+    given = np.zeros((10, 7, 8), np.uint8)
+    x, y, z = corner
+    given[max(0, x - 1) : x + 1, max(0, y - 2) : y + 1, max(0, z - 1) : z + 1] = 1
+    look = Appearance(image[None], 1)
+    for start in (0, 4, 8):
+        look.add(given[start : start + 4])
+    falls, steps = [], []
+    for axis in range(3):
+        (one, before), (other, after) = face_pairs(given, image.astype(float), axis)
+        falls += [*(before - after)[(one == 1) & (other == 0)], *(after - before)[(one == 0) & (other == 1)]]
+        steps += [*np.square(after - before)[(one == 1) & (other == 1)]]
+    found = look.features(0)
+    assert found["brightness"] == pytest.approx(image[given == 1].astype(float).mean(), rel=1e-4)
+    assert found["edge"] == pytest.approx(np.mean(falls), rel=1e-4)
+    assert found["texture"] == pytest.approx(math.log(math.sqrt(np.mean(steps or [0])) + 1e-3), rel=1e-4)
+
+
 def test_evidence_holds_it_where_the_image_is_given():
     names = ("background", "organ", "lesion")
     slab = np.zeros((3, 4, 2, 2), np.float32)

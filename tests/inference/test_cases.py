@@ -146,6 +146,21 @@ def test_channel_files_are_one_case(tmp_path):
     assert (deeper.id, len(deeper.images)) == ("d_a", 2)
 
 
+def test_colour_pictures_as_nnunet_names_them(tmp_path):
+    # nnU-Net's own example for pictures: channels R, G, B with z-scores, all in NAME_0000.png.
+    rgb = tuple(ChannelPlan(name=name, scheme="zscore") for name in ("red", "green", "blue"))
+    touch(tmp_path, "a_0000.png", "b_0000.png", "c.png", "grey_0000.png", "grey_0001.png", "grey_0002.png")
+    found = find_cases([tmp_path], channels=rgb)
+    assert [(case.id, len(case.images), case.fault) for case in found] == [
+        ("a", 1, None), ("b", 1, None), ("c", 1, None), ("grey", 3, None)
+    ]  # fmt: skip
+    infrared = (*rgb, ChannelPlan(name="infrared", scheme="zscore"))
+    touch(tmp_path / "more", "d_0000.png", "d_0001.png", "e_0000.png")
+    two, lacking = find_cases([tmp_path / "more"], channels=infrared)
+    assert (two.id, len(two.images), two.fault) == ("d", 2, None)
+    assert lacking.fault == "e: has the channel files e_0000.png, expected _0000 to _0003; add or rename files"
+
+
 @pytest.mark.parametrize("channels", [ONE, COLOUR])
 def test_numbered_files_are_cases_where_channels_lie_in_one_file(tmp_path, channels):
     touch(tmp_path, "a_0000.png", "a_0001.png", "a_0002.png")

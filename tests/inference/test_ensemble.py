@@ -127,6 +127,7 @@ def test_what_is_no_ensemble_is_refused(folders, ensemble, tmp_path):
     for change, message in (
         ({"format": 9}, "has model format 9, this medseg reads 2"),
         ({"members": [{"folder": "../../x", "sha256": ""}]}, "expected the name of a folder inside"),
+        ({"members": [{"folder": "..", "sha256": ""}]}, "expected the name of a folder inside"),
         ({"members": []}, "do not fit together"),
         ({"postprocessing": [{"kind": "melt"}]}, "post-processing step is 'melt'"),
     ):

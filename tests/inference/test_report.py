@@ -109,6 +109,10 @@ def test_the_table_has_a_column_for_whatever_a_case_has(tmp_path):
         "organ: is tiny",
     )
     assert "duct_expected_dice" not in a
+    with ReportFile(tmp_path, ["c"]) as lines_of:
+        lines_of.add(ok("c", voxels={'=HYPERLINK("x")': 2}))
+    header = next(csv.reader(io.StringIO((tmp_path / "report.csv").read_text())))
+    assert '\'=HYPERLINK("x")_voxels' in header
     assert b["reason"].startswith("'=HYPERLINK")
     assert b["output"] == ""
 

@@ -43,6 +43,32 @@ def test_features_on_paper_however_the_scan_is_cut(cuts):
     assert found.voxel_ml == 0.002
 
 
+def test_structures_in_corners_and_slabs_without_any():
+    # Two voxels in opposite corners of 9 x 5 x 4 voxels of 1 mm, three slabs, the middle one empty.
+    slab = np.zeros((3, 9, 5, 4), np.float32)
+    slab[0] = 1
+    for k, place in ((1, (0, 0, 0)), (2, (8, 4, 3))):
+        slab[(0, *place)], slab[(k, *place)] = 0.25, 0.75
+    slab[1, 4, 2, 2], slab[0, 4, 2, 2] = 0.25, 0.75
+    found = gather_evidence(np.split(slab, (3, 6), axis=1), class_names=NAMES, spacing_xyz_mm=(1.0, 1.0, 1.0))
+    for name, outside in (("organ", 0.25), ("lesion", 0.0)):
+        own = found.structures[name]
+        assert own["volume_ml"] == 0.001
+        assert own["compactness"] == 3  # three faces within the scan
+        assert own["contact"] == 0
+        assert own["outside"] == pytest.approx(outside / 1)
+        assert [own[f"length_{axis}_mm"] for axis in "xyz"] == [1, 1, 1]
+    assert sum(found.inside) == 2
+    assert (sum(found.outside), found.outside[8]) == (1, 1)  # 0.25: two octaves
+
+
+def test_equal_probabilities_go_to_the_lowest_class():
+    slab = np.full((3, 1, 1, 2), 1 / 3, np.float32)
+    slab[:, 0, 0, 1] = (0.2, 0.4, 0.4)
+    found = gather_evidence([slab], class_names=NAMES, spacing_xyz_mm=(1.0, 1.0, 1.0))
+    assert [found.structures[name]["volume_ml"] for name in NAMES[1:]] == [0.001, 0]
+
+
 def test_overlapping_regions_count_each_for_itself():
     slab = np.zeros((2, 6, 6, 6), np.float32)
     slab[0, 1:5, 1:5, 1:5] = 0.75

@@ -1,4 +1,5 @@
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -33,3 +34,31 @@ def test_freed_memory_is_kept_and_another_c_library_is_no_fault(monkeypatch):
     assert faults < 4096  # one time through would be 4096 pages, twenty times 81,920
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     resources.keep_freed_memory()
+
+
+def test_the_collector_pauses_for_imports_only():
+    assert gc.isenabled()
+    with resources.quick_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with resources.quick_imports():
+            pass
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()
+
+
+def test_leaving_quickly_still_does_what_is_promised_for_the_end(tmp_path):
+    code = (
+        "import atexit, gc, sys, tempfile, weakref; from medseg.runner.resources import leave_quickly\n"
+        "atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))\n"
+        "leave_quickly(); leave_quickly()\n"
+        "class A: pass\n"
+        "a = A(); weakref.finalize(a, print, 'finalized'); print('end')\n"
+        f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split("\n")) == ["", "end", "finalized", "frozen True"]
+    assert list(tmp_path.iterdir()) == []

@@ -95,6 +95,9 @@ def test_a_format_is_chosen_by_the_query(tmp_path, body):
         ({"content": b"x", "headers": {"host": "rebound.example.org"}}, 403, "foreign name"),
         ({"content": b"x", "url": "/segment?format=exe"}, 400, "format= one of"),
         ({"content": b"x", "url": "/segment?model=/etc"}, 400, "format= one of"),
+        ({"content": b"x", "url": "/segment?format=nrrd&format=png"}, 400, "format= one of"),
+        ({"content": b"x", "headers": {"transfer-encoding": "chunked", "content-length": "1"}}, 400, "one of them"),
+        ({"content": b"x", "url": "/segment/"}, 404, "none of"),
         ({"url": "/elsewhere"}, 404, "expected|none of"),
         ({"url": "/health", "method": "DELETE"}, 405, "none of"),
     ],
@@ -196,6 +199,14 @@ def test_a_token_is_asked_for_everywhere_but_health(tmp_path, body):
     assert without == [200, 401, 401]
     assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
     assert right.json()["labels"] == {"background": [0], "organ": [1], "lesion": [2]}
+
+
+def test_a_token_of_any_letters(tmp_path):
+    token = "schlüssel-für-die-klinik"
+    sent = {"authorization": b"Bearer " + token.encode()}
+    assert answered(None, tmp_path, path="/model", method="GET", token=token, headers=sent).status_code == 200
+    sent["authorization"] = b"Bearer " + token.encode("latin-1")
+    assert answered(None, tmp_path, path="/model", method="GET", token=token, headers=sent).status_code == 401
 
 
 def test_a_stopping_service_says_so(tmp_path, body):
