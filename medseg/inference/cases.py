@@ -12,6 +12,7 @@ from pathlib import Path
 from medseg.config.sections import SeriesSection
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
+from medseg.imaging.opening import display_name
 from medseg.inference.case_lists import is_list, listed_cases
 from medseg.inference.folder_search import search_folder
 from medseg.inference.infer_case import InferCase, case_name, exists, file_name
@@ -278,6 +279,6 @@ def _joined(name: str, members: Mapping[int, InferCase], channels: int) -> Infer
         return members[-1]
     if found == list(range(channels)):
         return InferCase(id=name, images=images)
-    listed = ", ".join(image.name for image in images)
+    listed = ", ".join(map(display_name, images))
     fault = f"{name}: has the channel files {listed}, expected _0000 to _{channels - 1:04d}; add or rename files"
     return InferCase(id=name, images=images[:1], fault=fault)

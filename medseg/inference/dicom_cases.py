@@ -13,6 +13,7 @@ from medseg.errors import MedsegError
 from medseg.imaging import Limits
 from medseg.imaging.dicom_choice import Files, fitting_series, slice_count
 from medseg.imaging.dicom_series import find_series, series_code
+from medseg.imaging.opening import display_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +64,10 @@ def choose_series(
     if len(chosen) < len(studies):
         left = len(studies) - len(chosen)
         _LOG.warning(
-            "%s: %d of %d studies have no series as the rule asks and are left out", top.name, left, len(studies)
+            "%s: %d of %d studies have no series as the rule asks and are left out",
+            display_name(top),
+            left,
+            len(studies),
         )
     return sorted(_told_apart(chosen), key=lambda one: (one.folder, one.code)), unread
 
@@ -78,7 +82,8 @@ def _of_study(series: Sequence[tuple[Path, Files]], rule: SeriesSection) -> Chos
     if len(fitting) > 1:
         found = ", ".join(f"{series_code(files[0].series_uid)} ({slice_count(files)} slices)" for files in fitting)
         fault = (
-            f"{folder.name}: {len(fitting)} series of a study are as the rule asks, expected 1: {found}; say more in it"
+            f"{display_name(folder)}: {len(fitting)} series of a study are as the rule asks, expected 1: {found}; "
+            "say more in it"
         )
     return ChosenSeries(folder=folder, code=code, files=tuple(file.path.name for file in fitting[0]), fault=fault)
 

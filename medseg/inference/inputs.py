@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.durable import sha256_file, sha256_json
 from medseg.errors import ScanError
+from medseg.imaging.opening import display_name
 from medseg.imaging.parts import parts_of, sha256_of_parts
 
 _Stamp = tuple[str, int, int, int]
@@ -36,12 +37,16 @@ class InputFiles:
         try:
             return {f"image_{number:04d}": _sha256(path, self._only) for number, path in enumerate(self._images)}
         except OSError as error:
-            raise ScanError(f"{self._images[0].name}: can't be read ({error.strerror}); check the file") from error
+            raise ScanError(
+                f"{display_name(self._images[0])}: can't be read ({error.strerror}); check the file"
+            ) from error
 
     def check_unchanged(self) -> None:
         """Raises ScanError if a file was changed, replaced, added or removed since this object was made."""
         if self._look() != self._stamps:
-            raise ScanError(f"{self._images[0].name}: was changed while it was read; run again when it is complete")
+            raise ScanError(
+                f"{display_name(self._images[0])}: was changed while it was read; run again when it is complete"
+            )
 
     def _look(self) -> tuple[_Stamp, ...]:
         return tuple(_stamp(path) for image in self._images for path in _files(image, self._only))
@@ -59,9 +64,11 @@ def _stamp(path: Path) -> _Stamp:
     try:
         status = path.stat()
     except OSError as error:
-        raise ScanError(f"{path.name}: can't be read ({error.strerror}); check the path and its permissions") from error
+        raise ScanError(
+            f"{display_name(path)}: can't be read ({error.strerror}); check the path and its permissions"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise ScanError(f"{path.name}: is no regular file, expected one; copy it to a disk first")
+        raise ScanError(f"{display_name(path)}: is no regular file, expected one; copy it to a disk first")
     return path.name, status.st_size, status.st_mtime_ns, status.st_ino
 
 
