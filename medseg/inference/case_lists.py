@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _case(entry: _Entry, folder: Path) -> InferCase:
         missing = [image for image in images if not exists(image)]
         if missing:
             fault = f"{entry.where}: {display_name(missing[0])}: no such file; check the list"
-        elif not images[0].is_dir():
+        elif not os.path.isdir(images[0]):  # noqa: PTH112  (False where it can't be told)
             name = file_name(images[0])
     except UsageError as error:
         fault = f"{entry.where}: {display_name(images[0])}: {str(error).partition(': ')[2]}"

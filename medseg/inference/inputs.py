@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +38,10 @@ class InputFiles:
         try:
             return {f"image_{number:04d}": _sha256(path, self._only) for number, path in enumerate(self._images)}
         except OSError as error:
-            raise ScanError(
-                f"{display_name(self._images[0])}: can't be read ({error.strerror}); check the file"
-            ) from error
+            name = display_name(self._images[0])
+            if error.filename and (inner := display_name(Path(error.filename))) != name:
+                name = f"{name}/{inner}"  # a slice, or the data file of a header
+            raise ScanError(f"{name}: can't be read ({error.strerror}); check the file") from error
 
     def check_unchanged(self) -> None:
         """Raises ScanError if a file was changed, replaced, added or removed since this object was made."""
@@ -53,11 +55,14 @@ class InputFiles:
 
 
 def _files(image: Path, only: frozenset[str]) -> list[Path]:
-    if not image.is_dir():
+    if not os.path.isdir(image):  # noqa: PTH112  (False behind a closed folder)
         return list(parts_of(image))
     if only:
         return sorted(image / name for name in only)
-    return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    try:
+        return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    except OSError as error:
+        raise ScanError(f"{display_name(image)}: can't be listed ({error.strerror}); check its permissions") from error
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -73,6 +78,6 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def _sha256(image: Path, only: frozenset[str]) -> str:
-    if image.is_dir():
+    if os.path.isdir(image):  # noqa: PTH112
         return sha256_json(sorted(sha256_file(path) for path in _files(image, only)))
     return sha256_of_parts(image)
