@@ -8,6 +8,7 @@ SIGTERM or SIGUSR1, state saved.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -115,6 +116,8 @@ def run_verb(
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     keep_freed_memory()
     leave_quickly()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what a terminal's encoding can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parse(verb, argv, add_arguments, description, needs_config)
     try:
         context = _context(args)

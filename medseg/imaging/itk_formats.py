@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +70,8 @@ def write_itk(array: npt.NDArray[Any], affine: Affine, path: Path, *, like: Head
     image.SetSpacing([float(size) for size in spacing[:rank]])
     image.SetOrigin([float(place) for place in lps[:rank, 3]])
     image.SetDirection([float(cosine) for cosine in (lps[:3, :3] / spacing)[:rank, :rank].ravel()])
-    SimpleITK.WriteImage(image, str(path), useCompression=True, imageIO=_claim_kind(path)[1])
+    with _named_for_itk(path) as name:
+        SimpleITK.WriteImage(image, name, useCompression=True, imageIO=_claim_kind(path)[1])
 
 
 def _claim_kind(path: Path) -> tuple[Any, str]:
@@ -102,13 +106,28 @@ def _information(path: Path, io: str) -> Any:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
     reader.SetImageIO(io)
     try:
-        reader.ReadImageInformation()
+        with _named_for_itk(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise _not_decoded(path) from error
     return reader
+
+
+@contextlib.contextmanager
+def _named_for_itk(path: Path) -> Iterator[str]:
+    """A name of the file that is UTF-8; SimpleITK crashes on any other, so such a file is reached by a link."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / f"scan{path.suffix}"
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
 
 
 def _not_decoded(path: Path) -> ScanError:

@@ -50,8 +50,12 @@ _MAGICS = (
 
 def display_name(path: Path) -> str:
     """The last part of ``path`` for messages, control characters escaped."""
-    name = path.name or "."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+    return printable(path.name or ".")
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters, and bytes of file names that are no UTF-8, escaped: it can be written anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -184,6 +184,7 @@ def _header(image: Image.Image, bits: int, name: str) -> Header:
         format=str(image.format).lower(),
         dtype={"F": "float32", "I": "int32"}.get(image.mode, "uint16" if bits > 8 else "uint8"),
         planar=True,
+        oriented=False,
         warnings=tuple(told),
     )
 

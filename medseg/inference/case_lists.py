@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _case(entry: _Entry, folder: Path) -> InferCase:
         missing = [image for image in images if not exists(image)]
         if missing:
             fault = f"{entry.where}: {display_name(missing[0])}: no such file; check the list"
-        elif not images[0].is_dir():
+        elif not os.path.isdir(images[0]):  # noqa: PTH112  (False where it can't be told)
             name = file_name(images[0])
     except UsageError as error:
         fault = f"{entry.where}: {display_name(images[0])}: {str(error).partition(': ')[2]}"
@@ -94,7 +95,7 @@ def _line_entries(text: str, path: Path, _names: Sequence[str]) -> Iterator[_Ent
     for number, line in enumerate(text.splitlines(), start=1):
         files = tuple(part.strip() for part in line.split("\t") if part.strip())
         if files and not line.startswith("#"):
-            yield _Entry(where=f"{path.name}:{number}", id="", files=files)
+            yield _Entry(where=f"{display_name(path)}:{number}", id="", files=files)
 
 
 def _table_entries(text: str, path: Path, names: Sequence[str]) -> Iterator[_Entry]:
@@ -105,9 +106,11 @@ def _table_entries(text: str, path: Path, names: Sequence[str]) -> Iterator[_Ent
     for line, cells in rows:
         files = tuple(cells[column] for column in columns if column < len(cells) and cells[column])
         if not files:
-            raise UsageError(f"{path.name}:{line}: image is empty, expected a path; fill the cell or take the row out")
+            raise UsageError(
+                f"{display_name(path)}:{line}: image is empty, expected a path; fill the cell or take the row out"
+            )
         place = header.index("id") if "id" in header else len(cells)
-        yield _Entry(where=f"{path.name}:{line}", id=cells[place] if place < len(cells) else "", files=files)
+        yield _Entry(where=f"{display_name(path)}:{line}", id=cells[place] if place < len(cells) else "", files=files)
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -143,7 +146,7 @@ def _json_entries(text: str, path: Path, _names: Sequence[str]) -> Iterator[_Ent
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no valid JSON, expected a list of scans; correct it") from error
     for number, item in enumerate(items, start=1):
-        where = f"{path.name}: entry {number}"
+        where = f"{display_name(path)}: entry {number}"
         case_id, files = (
             (item.get("id", ""), item.get("image", item.get("images"))) if isinstance(item, dict) else ("", item)
         )

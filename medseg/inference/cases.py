@@ -12,6 +12,7 @@ from pathlib import Path
 from medseg.config.series import SeriesRules
 from medseg.errors import ManifestError, UsageError
 from medseg.imaging import suffix_of
+from medseg.imaging.opening import display_name
 from medseg.inference.case_lists import is_list, listed_cases
 from medseg.inference.folder_search import search_folder
 from medseg.inference.infer_case import InferCase, case_name, exists, file_name, with_rules
@@ -178,7 +179,7 @@ def refuse_replacing(
     Raises:
         UsageError: a file would be lost.
     """
-    if not output.is_dir() or any(output.glob("report*.jsonl")):
+    if not os.path.isdir(output) or any(output.glob("report*.jsonl")):  # noqa: PTH112  (False behind a closed folder)
         return
     for case in cases:
         names = spec.names(case.id, case.images, class_names)
@@ -209,7 +210,7 @@ def _folder_cases(
     def case_of(path: Path, fault: str | None = None) -> InferCase:
         name = "_".join(path.relative_to(top).parts) or top.resolve().name
         suffix = suffix_of(path) or ""
-        if suffix and not path.is_dir():
+        if suffix and not os.path.isdir(path):  # noqa: PTH112  (False where it can't be told)
             name = name[: -len(suffix)]
         return InferCase(id=case_name(name), images=(path,), fault=fault)
 
@@ -296,6 +297,6 @@ def _joined(name: str, members: Mapping[int, InferCase], counts: Collection[int]
             series=tuple(one.series[0] for one in those) if chosen else (),
             files=tuple(one.files[0] for one in those) if chosen else (),
         )
-    listed = ", ".join(image.name for image in images)
+    listed = ", ".join(map(display_name, images))
     fault = f"{name}: has the channel files {listed}, expected _0000 to _{max(counts) - 1:04d}; add or rename files"
     return InferCase(id=name, images=images[:1], fault=fault)

@@ -14,6 +14,7 @@ from medseg.errors import MedsegError
 from medseg.imaging import Limits
 from medseg.imaging.dicom_choice import Files, fitting_series, listing, said
 from medseg.imaging.dicom_series import find_series, series_code
+from medseg.imaging.opening import display_name
 from medseg.inference.infer_case import InferCase, case_name
 from medseg.preparation.plan import ChannelPlan
 
@@ -74,7 +75,10 @@ def study_cases(folders: Sequence[Path], channels: Sequence[ChannelPlan], *, top
     if len(scans) < len(studies):
         left = len(studies) - len(scans)
         _LOG.warning(
-            "%s: %d of %d studies have no series as the rule asks and are left out", top.name, left, len(studies)
+            "%s: %d of %d studies have no series as the rule asks and are left out",
+            display_name(top),
+            left,
+            len(studies),
         )
     cases = _named(scans, top) + [
         InferCase(id=_name(folder, top), images=(folder,), fault=fault) for folder, fault in unread.items()
@@ -88,7 +92,7 @@ def _named(scans: Sequence[_Scan], top: Path) -> list[InferCase]:
     cases = []
     for scan in scans:
         first = scan.series[0]
-        name, shown = _name(scan.home, top), scan.home.name or scan.home.resolve().name
+        name, shown = _name(scan.home, top), display_name(scan.home.resolve())
         if homes[scan.home] > 1:
             shown = name = _name(first.folder, top, *([first.code] if folders[first.folder] > 1 else []))
         if scan.fault:

@@ -113,7 +113,8 @@ def refuse_file(output: Path) -> None:
     """
     from medseg.imaging import suffix_of
 
-    if output.is_file() or (suffix_of(output) is not None and not output.is_dir()):
+    is_file, is_folder = os.path.isfile(output), os.path.isdir(output)  # noqa: PTH113, PTH112  (False behind a closed folder)
+    if is_file or (suffix_of(output) is not None and not is_folder):
         raise UsageError(
             f"--output: is {output}, expected a folder, in which masks are named like their scans; give --output "
             f"{output.with_name('masks')}"

@@ -76,7 +76,8 @@ def case_name(text: str) -> str:
     parts = unicodedata.normalize("NFKD", text)
     plain = "".join(part for part in parts if not unicodedata.combining(part))
     name = re.sub(r"[^A-Za-z0-9._-]", "_", plain).lstrip(".-") or "scan"
-    lost = any(part.isalnum() and not part.isascii() for part in plain)
+    # Bytes that are no UTF-8, as names from other systems have them, stand for letters too.
+    lost = any(not part.isascii() and (part.isalnum() or "\udc80" <= part <= "\udcff") for part in plain)
     if lost or len(name) > _LONGEST_NAME:
         code = hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         name = f"{name[: _LONGEST_NAME - 9]}-{code}"

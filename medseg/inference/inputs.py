@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.durable import sha256_file, sha256_json
 from medseg.errors import ScanError
+from medseg.imaging.opening import display_name
 from medseg.imaging.parts import parts_of, sha256_of_parts
 
 _Stamp = tuple[str, int, int, int]
@@ -38,13 +40,18 @@ class InputFiles:
         try:
             known = {part: _sha256(*part) for part in dict.fromkeys(parts)}
         except OSError as error:
-            raise ScanError(f"{self._images[0].name}: can't be read ({error.strerror}); check the file") from error
+            name = display_name(self._images[0])
+            if error.filename and (inner := display_name(Path(error.filename))) != name:
+                name = f"{name}/{inner}"  # a slice, or the data file of a header
+            raise ScanError(f"{name}: can't be read ({error.strerror}); check the file") from error
         return {f"image_{number:04d}": known[part] for number, part in enumerate(parts)}
 
     def check_unchanged(self) -> None:
         """Raises ScanError if a file was changed, replaced, added or removed since this object was made."""
         if self._look() != self._stamps:
-            raise ScanError(f"{self._images[0].name}: was changed while it was read; run again when it is complete")
+            raise ScanError(
+                f"{display_name(self._images[0])}: was changed while it was read; run again when it is complete"
+            )
 
     def _look(self) -> tuple[_Stamp, ...]:
         parts = dict.fromkeys(zip(self._images, self._only, strict=True))
@@ -52,24 +59,29 @@ class InputFiles:
 
 
 def _files(image: Path, only: frozenset[str]) -> list[Path]:
-    if not image.is_dir():
+    if not os.path.isdir(image):  # noqa: PTH112  (False behind a closed folder)
         return list(parts_of(image))
     if only:
         return sorted(image / name for name in only)
-    return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    try:
+        return sorted(path for path in image.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    except OSError as error:
+        raise ScanError(f"{display_name(image)}: can't be listed ({error.strerror}); check its permissions") from error
 
 
 def _stamp(path: Path) -> _Stamp:
     try:
         status = path.stat()
     except OSError as error:
-        raise ScanError(f"{path.name}: can't be read ({error.strerror}); check the path and its permissions") from error
+        raise ScanError(
+            f"{display_name(path)}: can't be read ({error.strerror}); check the path and its permissions"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise ScanError(f"{path.name}: is no regular file, expected one; copy it to a disk first")
+        raise ScanError(f"{display_name(path)}: is no regular file, expected one; copy it to a disk first")
     return path.name, status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _sha256(image: Path, only: frozenset[str]) -> str:
-    if image.is_dir():
+    if os.path.isdir(image):  # noqa: PTH112
         return sha256_json(sorted(sha256_file(path) for path in _files(image, only)))
     return sha256_of_parts(image)

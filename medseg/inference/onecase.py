@@ -18,6 +18,7 @@ from medseg.durable import remove_stale_temporaries
 from medseg.errors import EnvironmentFault, MedsegError, ScanError
 from medseg.imaging import Header
 from medseg.imaging.label_table import LabelTable
+from medseg.imaging.opening import printable
 from medseg.imaging.volume import Affine
 from medseg.inference.cases import InferCase
 from medseg.inference.contract import Verdict
@@ -140,7 +141,7 @@ def isolated(case: InferCase, work: Callable[[], T], *, stops: tuple[type[Medseg
     except MedsegError as error:
         if isinstance(error, stops):
             raise
-        return CaseReport(id=case.id, status="refused", reason="; ".join(str(error).splitlines()))
+        return CaseReport(id=case.id, status="refused", reason=printable("; ".join(str(error).splitlines())))
     except ReaderFault as error:
         return CaseReport(id=case.id, status="failed", reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this case's, and the next ones must go on

@@ -15,6 +15,7 @@ from medseg.durable import sha256_file, sha256_json, write_text
 from medseg.errors import ScanError
 from medseg.imaging import Header, LabelMap, write_label_map
 from medseg.imaging.label_table import LabelTable, itk_snap_text, structure_file_names
+from medseg.imaging.opening import display_name
 from medseg.imaging.writing import write_seg_nrrd
 
 OutputFormat = Literal["auto", "nii.gz", "nrrd", "mha", "seg.nrrd", "png", "tif", "dicom-seg", "rtstruct"]
@@ -80,7 +81,7 @@ class OutputSpec:
         """
         if header is None:
             return None
-        name = images[0].name if images else "scan"
+        name = display_name(images[0]) if images else "scan"
         if self.format in _DICOM_OBJECTS and header.format != "dicom":
             return f"{name}: is no DICOM series, expected one for --format {self.format}; take nii.gz or seg.nrrd"
         if self.format in ("png", "tif") and not header.planar:

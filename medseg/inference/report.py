@@ -221,7 +221,12 @@ def _in_turn(folder: Path, work: Callable[[], T]) -> T:
 
 
 def _as_line(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+    return _writable(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def _writable(text: str) -> str:
+    """``text`` with what UTF-8 can't hold, bytes of odd file names, as escapes; those of JSON are the same."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _as_table(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -232,7 +237,7 @@ def _as_table(lines: Iterable[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writerow({name: _as_cell(name) for name in columns})  # labels of a foreign model are among them
     writer.writerows({name: _as_cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue()
+    return _writable(text.getvalue())
 
 
 def _as_cell(value: Any) -> Any:

@@ -39,6 +39,7 @@ from medseg.imaging import (
     spacing_xyz_mm,
     undo_axes,
 )
+from medseg.imaging.opening import display_name
 from medseg.imaging.resampling import ScoreRows
 from medseg.imaging.volume import Affine
 from medseg.manifest.cases import Channel
@@ -82,7 +83,9 @@ def channels_per_file(files: Sequence[Path], channels: Sequence[ChannelPlan | Ch
         counts.append(3 if tuple(names[:3]) == _RGB and len(files) < len(channels) else 1)
         del names[: counts[-1]]
     if len(counts) != len(files):
-        raise ScanError(f"{files[0].name}: comes with {len(files)} files, expected 1 or {len(counts)}, one per channel")
+        raise ScanError(
+            f"{display_name(files[0])}: comes with {len(files)} files, expected 1 or {len(counts)}, one per channel"
+        )
     return tuple(counts)
 
 

@@ -1,4 +1,5 @@
 import gzip
+import os
 import subprocess
 import sys
 import zlib
@@ -8,7 +9,7 @@ import pytest
 import SimpleITK
 
 from medseg.errors import LabelError, ScanError, UnsupportedScanError
-from medseg.imaging import Limits, read_header, read_label_map, read_volume
+from medseg.imaging import LabelMap, Limits, read_header, read_label_map, read_volume, write_label_map
 from tests import synthetic
 
 NAMES = ["a.nrrd", "a.mha"]
@@ -329,3 +330,14 @@ def test_simpleitk_is_imported_only_when_such_a_file_comes():
     code = f"import sys, medseg.imaging; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.nii.gz", "a.png"])
+def test_names_that_are_no_utf8(tmp_path, name):
+    # SimpleITK brings the process down on such a name, as folders from Latin-1 disks have it.
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    folder.mkdir()
+    labels = LabelMap(values("uint8", (4, 3, 1)), np.eye(4))
+    write_label_map(labels, folder / name, like=None)
+    np.testing.assert_array_equal(read_label_map(folder / name).array, labels.array)
+    assert read_header(folder / name).shape == (4, 3, 1)

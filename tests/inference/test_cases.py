@@ -1,6 +1,7 @@
 """Files, folders, lists and manifests become cases with names."""
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def test_names_in_any_script_stay_different(tmp_path):
     assert found[:2] == ["Moller", "Muller"]
     assert len(set(found)) == 6
     assert all(name.isascii() for name in found)
+    # Latin-1, as old disks have it: no UTF-8.
+    latin = touch(tmp_path / "latin", *(os.fsdecode(f"M{letter}ller.nii".encode("latin-1")) for letter in "üö"))
+    assert len(set(ids(find_cases([latin], channels=ONE)))) == 2
     # An accent is one character or two; the name says the same.
     both = [touch(tmp_path / form, unicodedata.normalize(form, "Bär Ω.nii")) for form in ("NFC", "NFD")]
     first, second = (ids(find_cases([folder], channels=ONE)) for folder in both)

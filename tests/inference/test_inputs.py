@@ -54,3 +54,27 @@ def test_a_missing_file_is_named_without_its_folder(tmp_path, no_absolute_paths)
     with pytest.raises(ScanError, match=r"^scan.nii: can't be read") as caught:
         InputFiles([tmp_path / "scan.nii"])
     no_absolute_paths(str(caught.value))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_may_not_be_read_is_named(tmp_path):
+    for folder in ("closed", "CT"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_bytes(b"voxels")
+    (tmp_path / "CT" / "a").chmod(0)
+    with pytest.raises(ScanError, match=r"^CT/a: can't be read \(Permission denied\)"):
+        InputFiles([tmp_path / "CT"]).sha256s()
+    (tmp_path / "closed").chmod(0o444)
+    try:
+        with pytest.raises(ScanError, match=r"^a: can't be read \(Permission denied\)"):
+            InputFiles([tmp_path / "closed" / "a"])
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+
+
+def test_a_slice_that_is_gone_between_two_looks_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"voxels")
+    files = InputFiles([tmp_path])
+    monkeypatch.setattr("medseg.inference.inputs._files", lambda *_: [tmp_path / "b"])
+    with pytest.raises(ScanError, match=rf"^{tmp_path.name}/b: can't be read \(No such file or directory\)"):
+        files.sha256s()

@@ -309,6 +309,20 @@ def test_masks_never_take_their_scans_places(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["case_0.nii.gz"]
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
+def test_names_that_are_no_utf8_stop_nothing(tmp_path, caplog, suffix):
+    odd = os.fsdecode(b"m\xfcde\n")
+    good, _ = write_scan(scan("ras"), tmp_path, case_id=f"{odd}good", suffix=suffix)
+    bad = good.with_name(f"{odd}bad{suffix}")
+    bad.write_bytes(good.read_bytes()[:3000])
+    cases = [InferCase(id="good", images=(good,)), InferCase(id="bad", images=(bad,))]
+    statuses = [report.status for report in infer_folder(engine_of(), cases, output=tmp_path / "out")]
+    assert statuses == ["ok", "refused"]
+    line = json.loads((tmp_path / "out" / "report.jsonl").read_text(encoding="utf-8").splitlines()[1])
+    assert line["reason"].startswith(f"m\\udcfcde\\nbad{suffix}: ")
+    assert "m\\udcfcde\\nbad" in (tmp_path / "out" / "report.csv").read_text(encoding="utf-8")
+
+
 def test_files_that_no_run_wrote_are_not_replaced(tmp_path):
     cases, output = some_cases(tmp_path, 2), tmp_path / "drawn"
     output.mkdir()
