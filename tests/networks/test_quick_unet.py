@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from medseg.networks import quick_convolutions as module
 from medseg.networks import quick_norms
-from medseg.networks import quick_unet as module
 from medseg.networks.quick_unet import is_quick, quick_unet
 from medseg.networks.reordered import build_unet
 
@@ -95,14 +95,14 @@ def test_same_answer_in_two_dimensions(changes, batch, winograd, monkeypatch):
 def test_product_of_kernels_at_edges_and_inside(precision, monkeypatch):
     """In float64 terms: a decoder's first convolution of (upsampled, skip) is what the joint one gives, but for a constant."""
     network = network_of(strides=((1, 1, 1), (2, 1, 2), (2, 2, 2)), kernel_sizes=((3, 1, 3), (3, 3, 3), (3, 3, 3)))
-    monkeypatch.setattr(module._Joint, "pays", lambda *_: True)
+    monkeypatch.setattr(module.Joint, "pays", lambda *_: True)
     network.double()
     up, after = network.up[-1], network.decoder[-1][0][0]
     low, skip = torch.randn(1, 12, 2, 6, 1).double(), torch.randn(1, 8, 4, 6, 2).double()
     with torch.inference_mode():
         expected = after(torch.cat((up(low), skip), dim=1))
         network.float()
-        joint = module._Joint(up, after)
+        joint = module.Joint(up, after)
         found = joint.answer(low.to(precision or torch.float32), skip.to(precision or torch.float32), precision)
     difference = found.double() - expected
     bound = 1e-4 if precision is None else 0.3
@@ -127,7 +127,7 @@ def test_first_convolution_of_one_channel(kernel, padding, monkeypatch):
     monkeypatch.setattr(module, "_LEAST_PRODUCTS", 1e9)  # which pairs are for
     own, x = torch.nn.Conv3d(1, 5, kernel, padding=padding), torch.randn(2, 1, 4, 5, 6)
     with torch.inference_mode():
-        found = module._Convolution(own, with_bias=True).answer(x, None)
+        found = module.Convolution(own, with_bias=True).answer(x, None)
         expected = torch.nn.functional.conv3d(x.double(), own.weight.double(), own.bias.double(), padding=padding)
     assert found.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
@@ -135,10 +135,10 @@ def test_first_convolution_of_one_channel(kernel, padding, monkeypatch):
 
 def test_pooling_that_a_kernel_cannot_stand_for_is_left_alone():
     after = torch.nn.Conv3d(2, 3, 1)
-    assert module._are_one(torch.nn.AvgPool3d((1, 2, 2), (1, 2, 2)), after)
-    assert not module._are_one(torch.nn.AvgPool3d((3, 3, 3), (2, 2, 2)), after)
-    assert not module._are_one(torch.nn.AvgPool3d((2, 2, 2), (2, 2, 2), ceil_mode=True), after)
-    assert not module._are_one(torch.nn.AvgPool3d((2, 2, 2), (2, 2, 2)), torch.nn.Conv3d(2, 3, 3, padding=1))
+    assert module.are_one(torch.nn.AvgPool3d((1, 2, 2), (1, 2, 2)), after)
+    assert not module.are_one(torch.nn.AvgPool3d((3, 3, 3), (2, 2, 2)), after)
+    assert not module.are_one(torch.nn.AvgPool3d((2, 2, 2), (2, 2, 2), ceil_mode=True), after)
+    assert not module.are_one(torch.nn.AvgPool3d((2, 2, 2), (2, 2, 2)), torch.nn.Conv3d(2, 3, 3, padding=1))
 
 
 def test_new_weights_are_seen():
