@@ -289,6 +289,9 @@ class _Reader:
         if not all(1 <= int(count) <= _MOST_BLOCKS for count in (*blocks, *decoder)):
             raise refused("n_conv_per_stage", [*blocks, *decoder], f"1 to {_MOST_BLOCKS} each")
         ranks = sorted(self.order[1:]) if self.flat else [0, 1, 2]
+        strides = [self._seen(size) for size in _per_stage(values["strides"], stages)]
+        if set(strides[0]) != {1}:
+            raise refused("strides", values["strides"], "1 in the first stage")
         regions = regions_of(labels)
         return {
             "kind": "unet",
@@ -296,7 +299,7 @@ class _Reader:
             "channels": len(self.values["normalization_schemes"]) + (len(index_labels(labels)) - 1) * previous,
             "classes": len(labels) - (regions is not None),
             "features": _features(values["features_per_stage"], stages),
-            "strides": [self._seen(size) for size in _per_stage(values["strides"], stages)],
+            "strides": strides,
             "kernel_sizes": [self._seen(size) for size in _per_stage(values["kernel_sizes"], stages)],
             "convolutions": blocks,
             "decoder_convolutions": decoder,
@@ -332,6 +335,9 @@ def network_values(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         "strides": values["pool_op_kernel_sizes"],
         "n_blocks_per_stage" if _NETWORKS.get(name) else "n_conv_per_stage": depths,
         "n_conv_per_stage_decoder": values["n_conv_per_stage_decoder"],
+        "conv_op": "Conv",
+        "norm_op": "InstanceNorm",
+        "nonlin": "LeakyReLU",
     }
 
 
@@ -356,7 +362,7 @@ def _refuse_layers(values: Mapping[str, Any]) -> None:
         if key not in expected or value not in expected[key]:
             raise refused("arch_kwargs", {key: value}, "nnU-Net's own layers")
     for key, name in (("norm_op", "InstanceNorm"), ("nonlin", "LeakyReLU"), ("conv_op", "Conv")):
-        own = str(values.get(key, name)).rpartition(".")[2]
+        own = str(values.get(key)).rpartition(".")[2]  # without an entry nnU-Net leaves the layer out
         if own not in (name, f"{name}2d", f"{name}3d"):
             raise refused("arch_kwargs", {key: own}, name)
 
