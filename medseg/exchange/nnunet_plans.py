@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from medseg.durable import sha256_bytes
 from medseg.errors import ModelError
 from medseg.exchange.nnunet_labels import previous_inputs, read_labels, refused
+from medseg.exchange.nnunet_network import NETWORKS, features_of, network_values, per_stage, refuse_layers
 from medseg.imaging.regions import index_labels, regions_of
 from medseg.preparation.plan import ChannelPlan, Plan
 
@@ -42,7 +42,6 @@ _KWARGS = {
     "seg": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
     "probabilities": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
 }
-_NETWORKS = {"PlainConvUNet": False, "ResidualEncoderUNet": True}
 _CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 # A network has one stage per halving of its patch. What a file says beyond that would only cost memory before it is refused.
 _MOST_STAGES = 24
@@ -277,27 +276,30 @@ class _Reader:
 
     def _architecture(self, labels: Mapping[str, tuple[int, ...]], *, previous: bool) -> dict[str, Any]:
         name, values = network_values(self.values)
-        if name not in _NETWORKS:
-            raise refused("network_class_name", name, " or ".join(_NETWORKS))
-        _refuse_layers(values)
-        stages, residual = int(values["n_stages"]), _NETWORKS[name]
+        if name not in NETWORKS:
+            raise refused("network_class_name", name, " or ".join(NETWORKS))
+        refuse_layers(values)
+        stages, residual = int(values["n_stages"]), NETWORKS[name]
         if not 2 <= stages <= _MOST_STAGES:
             raise refused("n_stages", stages, f"2 to {_MOST_STAGES}")
-        blocks = _per_stage(values["n_blocks_per_stage" if residual else "n_conv_per_stage"], stages)
+        blocks = per_stage(values["n_blocks_per_stage" if residual else "n_conv_per_stage"], stages)
         # nnU-Net lists decoder stages from the bottleneck up, ours go from the top down.
-        decoder = _per_stage(values["n_conv_per_stage_decoder"], stages - 1)[::-1]
+        decoder = per_stage(values["n_conv_per_stage_decoder"], stages - 1)[::-1]
         if not all(1 <= int(count) <= _MOST_BLOCKS for count in (*blocks, *decoder)):
             raise refused("n_conv_per_stage", [*blocks, *decoder], f"1 to {_MOST_BLOCKS} each")
         ranks = sorted(self.order[1:]) if self.flat else [0, 1, 2]
+        strides = [self._seen(size) for size in per_stage(values["strides"], stages)]
+        if set(strides[0]) != {1}:
+            raise refused("strides", values["strides"], "1 in the first stage")
         regions = regions_of(labels)
         return {
             "kind": "unet",
             "dimensions": 2 if self.flat else 3,
             "channels": len(self.values["normalization_schemes"]) + (len(index_labels(labels)) - 1) * previous,
             "classes": len(labels) - (regions is not None),
-            "features": _features(values["features_per_stage"], stages),
-            "strides": [self._seen(size) for size in _per_stage(values["strides"], stages)],
-            "kernel_sizes": [self._seen(size) for size in _per_stage(values["kernel_sizes"], stages)],
+            "features": features_of(values["features_per_stage"], stages),
+            "strides": strides,
+            "kernel_sizes": [self._seen(size) for size in per_stage(values["kernel_sizes"], stages)],
             "convolutions": blocks,
             "decoder_convolutions": decoder,
             "residual": residual,
@@ -316,60 +318,6 @@ def sha256_plain(value: Mapping[str, Any]) -> str:
     """As `medseg.durable.sha256_json`, of nnU-Net's JSON files, in which Python may have left a NaN."""
     text = json.dumps(dict(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256_bytes(text.encode("utf-8", "surrogatepass"))
-
-
-def network_values(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """(class name, keyword arguments) of a configuration's network, also from plans before nnU-Net 2.4."""
-    if "architecture" in values:
-        own = values["architecture"]
-        return PurePosixPath(str(own["network_class_name"]).replace(".", "/")).name, own["arch_kwargs"]
-    name, depths = str(values["UNet_class_name"]), values["n_conv_per_stage_encoder"]
-    base, most = int(values["UNet_base_num_features"]), int(values["unet_max_num_features"])
-    return name, {
-        "n_stages": len(depths),
-        "features_per_stage": [min(base * 2**stage, most) for stage in range(len(depths))],
-        "kernel_sizes": values["conv_kernel_sizes"],
-        "strides": values["pool_op_kernel_sizes"],
-        "n_blocks_per_stage" if _NETWORKS.get(name) else "n_conv_per_stage": depths,
-        "n_conv_per_stage_decoder": values["n_conv_per_stage_decoder"],
-    }
-
-
-def _refuse_layers(values: Mapping[str, Any]) -> None:
-    """Refuses layers that our U-Net builds otherwise."""
-    known = {
-        "n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
-        "n_conv_per_stage_decoder", "conv_op", "norm_op", "nonlin",
-    }  # fmt: skip
-    expected: dict[str, Any] = {
-        "conv_bias": (True,),
-        "norm_op_kwargs": ({"eps": 1e-5, "affine": True},),
-        "dropout_op": (None,),
-        "dropout_op_kwargs": (None, {}),
-        "nonlin_kwargs": ({"inplace": True}, {}, None, {"inplace": True, "negative_slope": 0.01}),
-        "deep_supervision": (True, False),
-        "nonlin_first": (False,),
-    }
-    for key, value in values.items():
-        if key in known:
-            continue
-        if key not in expected or value not in expected[key]:
-            raise refused("arch_kwargs", {key: value}, "nnU-Net's own layers")
-    for key, name in (("norm_op", "InstanceNorm"), ("nonlin", "LeakyReLU"), ("conv_op", "Conv")):
-        own = str(values.get(key, name)).rpartition(".")[2]
-        if own not in (name, f"{name}2d", f"{name}3d"):
-            raise refused("arch_kwargs", {key: own}, name)
-
-
-def _per_stage(value: Any, stages: int) -> list[Any]:
-    values = [value] * stages if isinstance(value, int) else list(value)
-    if len(values) != stages:
-        raise ValueError(f"{len(values)} entries for {stages} stages")
-    return values
-
-
-def _features(value: Any, stages: int) -> list[int]:
-    return [int(value) * 2**stage for stage in range(stages)] if isinstance(value, int) else [int(n) for n in value]
 
 
 def _name(value: object) -> str:

@@ -23,6 +23,7 @@ from medseg.durable import read_json, sha256_file, write_bytes, write_json
 from medseg.errors import EnvironmentFault, ModelError
 from medseg.inference.model import ONNX_FORMAT, Model, load_model
 from medseg.inference.onnx_network import IMAGE, ONNX_FILE, SCORES, OnnxNetwork
+from medseg.inference.previous_models import PREVIOUS
 from medseg.preparation.plan import Plan
 
 _LOG = logging.getLogger(__name__)
@@ -63,11 +64,12 @@ def export_onnx(source: Path, target: Path, *, int8: bool = False) -> list[dict[
             members.append({**member, "sha256": sha256_file(target / member["folder"] / "model.json")})
         content["members"] = members
     else:
-        found.append(_export_network(load_model(source), target, int8=int8))
+        found.append(_export_network(load_model(source, alone=True), target, int8=int8))
         marks |= {key: found[-1][key] for key in ("opset", "free")}
         content["format"] = ONNX_FORMAT
-    if "previous" in info:
-        name = info["previous"]["folder"]
+    # Members of an ensemble name a first stage, too; it lies in the ensemble's folder, once for all.
+    if "previous" in info and (source / PREVIOUS).is_dir():
+        name = PREVIOUS
         found += export_onnx(source / name, target / name, int8=int8)
         content["previous"] = {**info["previous"], "sha256": sha256_file(target / name / "model.json")}
     _copy_others(source, target, info)
@@ -102,6 +104,7 @@ def _copy_others(source: Path, target: Path, info: Mapping[str, Any]) -> None:
 
 
 def _export_network(model: Model, target: Path, *, int8: bool) -> dict[str, Any]:
+    _require("onnx", "onnxscript", "onnxruntime")  # all at once: the last is needed minutes later
     network, plan = model.ready(), model.plan
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / ONNX_FILE

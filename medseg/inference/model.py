@@ -131,8 +131,13 @@ def save_model(  # noqa: PLR0913 - a model has that many parts
     return sha256_file(folder / "model.json")
 
 
-def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Model:
+def load_model(folder: Path, *, device: torch.device | str = "cpu", alone: bool = False) -> Model:
     """Loads the folder of a single model onto ``device``, checking every file's hash first.
+
+    Args:
+        folder: of the model.
+        device: for its network.
+        alone: without a cascade's first stage, which lies in the ensemble's folder where this is a member of one.
 
     Raises:
         ModelError: no model there, an ensemble, a file is missing or damaged, or a newer medseg wrote it.
@@ -148,7 +153,7 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Model:
             model = _described(folder, info, network.to(device).eval())
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, ConfigError) as error:
         raise _misfit(folder, error) from error
-    return _with_previous((model,), folder, info, device)[0]
+    return model if alone else _with_previous((model,), folder, info, device)[0]
 
 
 def load_models(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Model, ...]:

@@ -118,6 +118,11 @@ def changed_network(**changes):
     return {"architecture": NETWORK | {"arch_kwargs": NETWORK["arch_kwargs"] | changes}}
 
 
+def without(name):
+    """nnU-Net's networks leave out a layer that has no entry."""
+    return {"architecture": NETWORK | {"arch_kwargs": {k: v for k, v in NETWORK["arch_kwargs"].items() if k != name}}}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -131,6 +136,9 @@ def changed_network(**changes):
         ({"preprocessor_name": "MyPreprocessor"}, r"preprocessor_name is MyPreprocessor, expected DefaultPreprocessor"),
         ({"architecture": {"network_class_name": "a.b.Primus", "arch_kwargs": {}}}, r"network_class_name is Primus"),
         (changed_network(nonlin="torch.nn.ReLU"), r"arch_kwargs is \{'nonlin': 'ReLU'\}, expected LeakyReLU"),
+        (without("nonlin"), r"arch_kwargs is \{'nonlin': 'None'\}, expected LeakyReLU"),
+        (without("norm_op"), r"arch_kwargs is \{'norm_op': 'None'\}, expected InstanceNorm"),
+        (changed_network(strides=[[1, 2, 1], [1, 2, 2], [2, 2, 1]]), r"strides is .*, expected 1 in the first stage"),
         (changed_network(norm_op_kwargs={"eps": 1e-3, "affine": True}), r"'eps': 0\.001"),
         (changed_network(squeeze_excitation=True), r"\{'squeeze_excitation': True\}, expected nnU-Net's own layers"),
         ({"inherits_from": "lost"}, r"has no configuration lost"),

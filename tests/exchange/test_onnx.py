@@ -96,3 +96,24 @@ def test_ensembles_of_pictures_in_8_bits(tmp_path):
     assert loaded[0].info["onnx"]["int8"] is True
     with pytest.raises(ModelError, match="holds ONNX networks already"):
         export_networks(tmp_path / "light", tmp_path / "again", int8=False, checks=Checks())
+
+
+@pytest.mark.slow
+def test_folds_of_a_cascade_share_their_first_stage(tmp_path):
+    from medseg.exchange.export import Checks, export_networks
+
+    members = {
+        f"fold_{k}": write_model(
+            tmp_path / str(k), seed=10 + k, previous_channels=2,
+            previous={f"fold_{k}": write_model(tmp_path / f"low_{k}", seed=k)},
+        )
+        for k in range(2)
+    }  # fmt: skip
+    save_ensemble(tmp_path / "model", members)
+    certificate = export_networks(tmp_path / "model", tmp_path / "onnx", int8=False, checks=Checks())
+    assert certificate is not None
+    assert certificate.passed
+    assert len(certificate.facts["networks"]) == 4
+    loaded = load_models(tmp_path / "onnx")
+    assert [len(model.previous) for model in loaded] == [2, 2]
+    assert all(isinstance(one.network, OnnxNetwork) for model in loaded for one in (model, *model.previous))

@@ -122,6 +122,13 @@ def test_a_folder_carries_its_first_stage(folders, made, tmp_path):
     np.testing.assert_array_equal(medseg.load(moved).predict(made.volume).array, mask)
 
 
+def test_a_member_may_be_loaded_alone(folders, tmp_path):
+    save_ensemble(tmp_path / "model", folders)
+    with pytest.raises(ModelError, match=r"fold_1: is a cascade's second stage and lacks the folder previous"):
+        load_model(tmp_path / "model" / "fold_1")
+    assert load_model(tmp_path / "model" / "fold_1", alone=True).previous == ()
+
+
 def test_an_ensemble_carries_the_first_stages_of_all_members(folders, made, tmp_path):
     sha256 = save_ensemble(tmp_path / "model", folders)
     assert sorted(path.name for path in (tmp_path / "model" / "previous").iterdir()) == [
