@@ -80,11 +80,17 @@ def main() -> None:
             "--work",
         ]
         rows.append(_timed(f"medseg, {kind}", command, args.work / kind))
-    smallest = min(sorted(scans.iterdir()), key=lambda path: path.stat().st_size)
+    smallest = min(sorted(scans.iterdir()), key=_voxels)
     text = _table(rows, args, len(list(scans.iterdir()))) + _one_scan(medseg, own_model, smallest, args.work)
     sys.stdout.write(text)
     if args.output:
         args.output.write_text(text)
+
+
+def _voxels(path: Path) -> int:
+    import nibabel
+
+    return int(np.prod(nibabel.load(path).shape))
 
 
 def _one_scan(medseg: Path, model: Path, scan: Path, work: Path) -> str:
