@@ -30,7 +30,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--series", action="append", metavar="KEY=VALUE",
         help="which series of DICOM studies is the scan: modality=CT, description=REGEX, most_slices, code=1a2b3c4d; "
-        "may be given several times, all must hold",
+        "may be given several times, all must hold; T1:modality=MR is for the channel T1",
     )  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="make every mask anew, whatever is there")
     group.add_argument("--dry-run", action="store_true", help="say which cases, minutes and memory; write nothing")
@@ -77,25 +77,34 @@ def asked_fields(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def series_rule(said: Sequence[str]) -> SeriesSection:
-    """The rule of ``KEY=VALUE`` texts; ``most_slices`` alone means that it is true.
+def series_rule(said: Sequence[str]) -> SeriesSection | dict[str, SeriesSection]:
+    """The rule of ``KEY=VALUE`` texts, or one per channel of ``CHANNEL:KEY=VALUE``; ``most_slices`` alone means that it is true.
 
     Raises:
-        UsageError: an unknown key, one given twice, or a value that can't be.
+        UsageError: an unknown key, one given twice, a value that can't be, or rules with and without a channel.
     """
-    values: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for text in said:
-        key, equals, value = text.partition("=")
+        whole, equals, value = text.partition("=")
+        channel, _, key = whole.rpartition(":")
+        values = parts.setdefault(channel, {})
         if key not in SeriesSection.model_fields or key in values or not (equals or key == "most_slices"):
             keys = ", ".join(SeriesSection.model_fields)
-            raise UsageError(f"--series: is {text!r}, expected KEY=VALUE with each of {keys} at most once; correct it")
+            raise UsageError(
+                f"--series: is {text!r}, expected KEY=VALUE or CHANNEL:KEY=VALUE with each of {keys} at most once; correct it"
+            )
         values[key] = value.upper() if key == "modality" else value
         if key == "most_slices":
             values[key] = value.lower() != "false"
+    if "" in parts and len(parts) > 1:
+        raise UsageError(
+            f"--series: {' '.join(said)} has rules with and without a channel, expected one kind; correct it"
+        )
     try:
-        return SeriesSection(**values)
+        rules = {channel: SeriesSection(**values) for channel, values in parts.items()}
     except ValidationError as error:
         raise UsageError(f"--series: {' '.join(said)} is no rule ({error.errors()[0]['msg']}); correct it") from error
+    return rules.get("", rules)
 
 
 def given_path(text: str) -> Path:

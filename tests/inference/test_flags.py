@@ -51,11 +51,26 @@ def test_a_rule_for_series_needs_no_config():
     asked = asked_fields(parsed("--series", "modality=ct", "--series", "description=a=b, c", "--series", "most_slices"))
     assert asked == {"series": SeriesSection(modality="CT", description="a=b, c", most_slices=True)}
     assert asked_fields(parsed("--series", "code=1a2b3c4d")) == {"series": SeriesSection(code="1a2b3c4d")}
+    asked = asked_fields(
+        parsed("--series", "T1:description=a:b=c", "--series", "PET:modality=pt", "--series", "T1:most_slices")
+    )
+    assert asked == {
+        "series": {"T1": SeriesSection(description="a:b=c", most_slices=True), "PET": SeriesSection(modality="PT")}
+    }
     assert asked_fields(parsed()) == {}
 
 
 @pytest.mark.parametrize(
-    "said", [["kernel=b30"], ["modality"], ["modality=c t"], ["description=("], ["code=a", "code=b"]]
+    "said",
+    [
+        ["kernel=b30"],
+        ["T1:modality=CT", "modality=CT"],
+        ["T1:kernel=b30"],
+        ["modality"],
+        ["modality=c t"],
+        ["description=("],
+        ["code=a", "code=b"],
+    ],
 )
 def test_what_is_no_rule_for_series_is_refused(said):
     with pytest.raises(UsageError, match=r"^--series: "):
