@@ -78,7 +78,7 @@ def asked_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def series_rule(said: Sequence[str]) -> SeriesSection | dict[str, SeriesSection]:
-    """The rule of ``KEY=VALUE`` texts, or one per channel of ``CHANNEL:KEY=VALUE``; ``most_slices`` alone means that it is true.
+    """The rule of ``KEY=VALUE`` texts, or one per channel of ``CHANNEL:KEY=VALUE``; ``most_slices`` alone means true.
 
     Raises:
         UsageError: an unknown key, one given twice, a value that can't be, or rules with and without a channel.
