@@ -189,8 +189,10 @@ def test_slurm_jobs_are_workers(tmp_path, monkeypatch):
 
     programs = tmp_path / "bin"
     programs.mkdir()
+    # As sbatch does, it takes a copy: the script is gone a moment after it returned.
     stand_ins = {
-        "sbatch": 'setsid bash "$1" > "$OUT/job.log" 2>&1 &\necho $! > "$OUT/job"\necho "Submitted batch job 4711"'
+        "sbatch": 'cp "$1" "$OUT/job.sh"\nsetsid bash "$OUT/job.sh" > "$OUT/job.log" 2>&1 &\necho $! > "$OUT/job"\n'
+        'echo "Submitted batch job 4711"'
     }
     stand_ins["scancel"] = 'kill -- -$(cat "$OUT/job"); echo "$@" > "$OUT/cancelled"'
     for name, text in stand_ins.items():
