@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from medseg.durable import sha256_file, sha256_json
@@ -34,3 +35,12 @@ def sha256_of_parts(path: Path) -> str:
     """
     parts = parts_of(path)
     return sha256_file(path) if len(parts) == 1 else sha256_json([sha256_file(part) for part in parts])
+
+
+def sha256_of_slices(files: Iterable[Path]) -> str:
+    """SHA-256 of the list of files' own, sorted: of a DICOM folder, whose slices go by their headers and not by their names.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    return sha256_json(sorted(sha256_file(file) for file in files))

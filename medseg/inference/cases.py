@@ -25,6 +25,7 @@ __all__ = [
     "InferCase",
     "find_cases",
     "manifest_cases",
+    "refuse_output",
     "refuse_overwriting",
     "refuse_replacing",
     "refuse_same_names",
@@ -135,6 +136,20 @@ def refuse_same_names(cases: Iterable[InferCase], spec: OutputSpec | None = None
             )
         seen[name] = case
     return cases
+
+
+def refuse_output(
+    cases: Sequence[InferCase], output: Path, spec: OutputSpec, class_names: Sequence[str] = (), *, overwrite: bool
+) -> None:
+    """All that is asked of the masks' names and folder before a run begins.
+
+    Raises:
+        UsageError: as `refuse_same_names`, `refuse_overwriting` and, unless ``overwrite``, `refuse_replacing`.
+    """
+    refuse_same_names(cases, spec)
+    refuse_overwriting(cases, output, spec, class_names)
+    if not overwrite:
+        refuse_replacing(cases, output, spec, class_names)
 
 
 def refuse_overwriting(

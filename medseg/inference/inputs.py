@@ -7,10 +7,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.durable import sha256_file, sha256_json
 from medseg.errors import ScanError
 from medseg.imaging.opening import display_name
-from medseg.imaging.parts import parts_of, sha256_of_parts
+from medseg.imaging.parts import parts_of, sha256_of_parts, sha256_of_slices
 
 _Stamp = tuple[str, int, int, int]
 
@@ -83,5 +82,5 @@ def _stamp(path: Path) -> _Stamp:
 
 def _sha256(image: Path, only: frozenset[str]) -> str:
     if os.path.isdir(image):  # noqa: PTH112
-        return sha256_json(sorted(sha256_file(path) for path in _files(image, only)))
+        return sha256_of_slices(_files(image, only))
     return sha256_of_parts(image)

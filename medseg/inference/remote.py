@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from medseg.config.sections import InferSection
 from medseg.durable import remove_stale_temporaries, sha256_json
 from medseg.errors import EnvironmentFault, MedsegError
-from medseg.inference.cases import InferCase, refuse_overwriting, refuse_replacing, refuse_same_names
+from medseg.inference.cases import InferCase, refuse_output
 from medseg.inference.decoding import CaseReader
 from medseg.inference.onecase import Terms, infer_case
 from medseg.inference.pipeline import DEFAULT, RunOptions
@@ -83,10 +83,7 @@ def infer_on_cluster(
         UsageError: two masks would have one name, or there is no case.
         EnvironmentFault: the cluster is lost, has no GPU although one is asked for, or can't do the cases.
     """
-    refuse_same_names(cases, options.spec)
-    refuse_overwriting(cases, output, options.spec, engine.class_names)
-    if not options.overwrite:
-        refuse_replacing(cases, output, options.spec, engine.class_names)
+    refuse_output(cases, output, options.spec, engine.class_names, overwrite=options.overwrite)
     output.mkdir(parents=True, exist_ok=True)
     has_gpus = cluster.has_gpus()
     if device is not None and device.startswith("cuda") and not has_gpus:

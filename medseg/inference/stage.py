@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medseg.durable import remove_stale_temporaries
 from medseg.imaging.label_table import label_table
-from medseg.inference.cases import InferCase, refuse_overwriting, refuse_replacing, refuse_same_names
+from medseg.inference.cases import InferCase, refuse_output, refuse_overwriting, refuse_same_names
 from medseg.inference.decoding import CaseReader
 from medseg.inference.ensemble import MaskMaker
 from medseg.inference.inwork import InWork
@@ -52,10 +52,7 @@ def infer_folder(
         LockedError: another process writes this folder.
         UsageError, EnvironmentFault: as ``run_infer``.
     """
-    refuse_same_names(cases, options.spec)
-    refuse_overwriting(cases, output, options.spec, engine.class_names)
-    if not options.overwrite:
-        refuse_replacing(cases, output, options.spec, engine.class_names)
+    refuse_output(cases, output, options.spec, engine.class_names, overwrite=options.overwrite)
     with InWork(output, options.shard) as in_work:
 
         def run(part: Sequence[InferCase]) -> Generator[CaseReport, None, None]:

@@ -162,10 +162,9 @@ class _Rewritten:
             for pool, after in itertools.pairwise(block)
             if isinstance(pool, _POOLS) and isinstance(after, _CONVOLUTIONS) and are_one(pool, after)
         }
+        merged = set(pooled.values())
         self.others = {
-            module: forward
-            for module in network.modules()
-            if (forward := _forward_of(module, set(pooled.values()))) is not None
+            module: forward for module in network.modules() if (forward := _forward_of(module, merged)) is not None
         }
         self.of = {
             one: Convolution(one, with_bias=one not in before_norm, pool=pooled.get(one)) for one in convolutions

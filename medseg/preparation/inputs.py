@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.durable import read_json, remove_stale_temporaries, sha256_file, sha256_json, write_json
+from medseg.durable import read_json, remove_stale_temporaries, sha256_json, write_json
 from medseg.errors import InputError, ScanError
-from medseg.imaging.parts import parts_of, sha256_of_parts
+from medseg.imaging.parts import parts_of, sha256_of_parts, sha256_of_slices
 
 _MEMORY_FORMAT = 1
 
@@ -60,10 +60,8 @@ def fix(path: Path) -> Fixed:
     """
     stamp = stamp_of(path)
     try:
-        if path.is_dir():
-            sha256 = sha256_json(sorted(sha256_file(Path(entry.path)) for entry in _files(path)))
-        else:
-            sha256 = sha256_of_parts(path)
+        slices = [Path(entry.path) for entry in _files(path)] if path.is_dir() else None
+        sha256 = sha256_of_parts(path) if slices is None else sha256_of_slices(slices)
     except OSError as error:
         raise ScanError(f"{path.name}: can't be read ({error.strerror}); check the path and its permissions") from error
     must_be_unchanged(path, stamp)

@@ -110,6 +110,15 @@ def deflated(path, method):
     return bytearray(path.read_bytes())
 
 
+def refuses_checkpoint(path, match):
+    files = open_files(path)
+    with (
+        pytest.raises(ModelError, match=match),
+        files.checkpoint(PurePosixPath("T/fold_0/checkpoint_final.pth")),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("method", "fault"),
     [(zipfile.ZIP_DEFLATED, r"\(error\)"), (zipfile.ZIP_LZMA, r"\(LZMAError\)"), (zipfile.ZIP_BZIP2, r"\(OSError\)")],
@@ -119,12 +128,7 @@ def test_a_damaged_stream_is_named(method, fault, tmp_path):
     start = data.index(b".pth") + 4
     data[start + 9 : start + 40] = b"\xff" * 31
     (tmp_path / "model.zip").write_bytes(data)
-    files = open_files(tmp_path / "model.zip")
-    with (
-        pytest.raises(ModelError, match=rf"checkpoint_final\.pth can't be read {fault}; download the zip again"),
-        files.checkpoint(PurePosixPath("T/fold_0/checkpoint_final.pth")),
-    ):
-        pass
+    refuses_checkpoint(tmp_path / "model.zip", rf"checkpoint_final\.pth can't be read {fault}; download the zip again")
 
 
 def test_a_stream_that_ends_early_is_named(tmp_path):
@@ -132,12 +136,7 @@ def test_a_stream_that_ends_early_is_named(tmp_path):
     where = data.index(b"PK\x01\x02")
     data[where + 20 : where + 28] = (10**6).to_bytes(4, "little") * 2  # sizes in the directory: more than there is
     (tmp_path / "model.zip").write_bytes(data)
-    files = open_files(tmp_path / "model.zip")
-    with (
-        pytest.raises(ModelError, match=r"checkpoint_final\.pth can't be read"),
-        files.checkpoint(PurePosixPath("T/fold_0/checkpoint_final.pth")),
-    ):
-        pass
+    refuses_checkpoint(tmp_path / "model.zip", r"checkpoint_final\.pth can't be read")
 
 
 def test_a_directory_that_zipfile_does_not_know_is_refused(tmp_path):

@@ -25,6 +25,20 @@ def network_of(**changes):
     return network
 
 
+def assert_same_answer(network, x):
+    """Logits and features are the plain network's, which answers afterwards as before."""
+    with torch.inference_mode():
+        expected = network(x)
+        with quick_unet(network, None):
+            quick = network(x)
+        assert torch.equal(network(x), expected)
+        network.features_only = True
+        features = network(x)
+        with quick_unet(network, None):
+            torch.testing.assert_close(network(x), features, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(quick, expected, atol=1e-3, rtol=1e-4)
+
+
 @pytest.fixture(autouse=True)
 def small_maps_count_as_large(monkeypatch):
     monkeypatch.setattr(module, "_LEAST_VOXELS", 1)
@@ -49,16 +63,7 @@ def test_same_answer_and_nothing_left_behind(changes, batch, winograd, monkeypat
     monkeypatch.setattr(module, "_LEAST_PRODUCTS", 1 if winograd else 1e9)
     network = network_of(**changes)
     before, x = list(network.state_dict()), torch.randn(batch, changes.get("channels", 2), 8, 12, 16)
-    with torch.inference_mode():
-        expected = network(x)
-        with quick_unet(network, None):
-            quick = network(x)
-        assert torch.equal(network(x), expected)
-        network.features_only = True
-        features = network(x)
-        with quick_unet(network, None):
-            torch.testing.assert_close(network(x), features, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(quick, expected, atol=1e-3, rtol=1e-4)
+    assert_same_answer(network, x)
     assert list(network.state_dict()) == before
 
 
@@ -79,16 +84,7 @@ def test_same_answer_in_two_dimensions(changes, batch, winograd, monkeypatch):
         **({"dimensions": 2, "kernel_sizes": ((3, 3),) * 3, "strides": ((1, 1), (2, 2), (2, 2))} | changes)
     )
     x = torch.randn(batch, changes.get("channels", 2), 12, 16)
-    with torch.inference_mode():
-        expected = network(x)
-        with quick_unet(network, None):
-            quick = network(x)
-        assert torch.equal(network(x), expected)
-        network.features_only = True
-        features = network(x)
-        with quick_unet(network, None):
-            torch.testing.assert_close(network(x), features, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(quick, expected, atol=1e-3, rtol=1e-4)
+    assert_same_answer(network, x)
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
